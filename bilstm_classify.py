@@ -18,6 +18,10 @@ import signal
 import sys
 from pathlib import Path
 
+if __name__ == "__main__":  # Ctrl-C ends the imports, which take seconds, in one line.
+    stop = lambda *_: (print("interrupted", file=sys.stderr), os._exit(130))
+    signal.signal(signal.SIGINT, stop)
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -117,7 +121,8 @@ def stop_at_ctrl_c(model):
     """Makes Ctrl-C end the training after this epoch, if one has ended before."""
 
     def stop(signum, frame):
-        if not hasattr(model, "history"):  # Keras sets it when an epoch ends.
+        history = getattr(model, "history", None)  # Keras fills it as epochs end.
+        if history is None or not history.history:
             raise KeyboardInterrupt
         model.stop_training = True
 
@@ -160,6 +165,7 @@ def plot_training(ax, losses, baseline):
     ax.axhline(baseline, color="0.3", linestyle="--", label="position baseline")
     ax.set(title="Training: log loss of each new sequence", ylim=(0, None))
     ax.set(xlabel="epoch (a new sequence each)", ylabel="log loss (nats)")
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3, frameon=False)
 
 
@@ -328,8 +334,12 @@ def main(argv=None):
 if __name__ == "__main__":
     if hasattr(signal, "SIGPIPE"):  # `| head` ends this script quietly, as any tool.
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         sys.exit(main())
     except KeyboardInterrupt:
-        print(f"{Path(__file__).name}: interrupted", file=sys.stderr)
-        sys.exit(130)
+        print("interrupted", file=sys.stderr)
+        sys.stdout.flush()
+        os._exit(
+            130
+        )  # At once: TensorFlow's threads may be in the middle of an update.

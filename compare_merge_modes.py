@@ -18,6 +18,10 @@ import signal
 import sys
 from pathlib import Path
 
+if __name__ == "__main__":  # Ctrl-C ends the imports, which take seconds, in one line.
+    stop = lambda *_: (print("interrupted", file=sys.stderr), os._exit(130))
+    signal.signal(signal.SIGINT, stop)
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -118,19 +122,18 @@ def train_model(model, X, y):
     return losses.stack()
 
 
-def restart(model, fresh):
-    """Sets the weights and the optimizer's state to those of a fresh model.
+def restart(model, weights, optimizer_state):
+    """Sets a model back to where a training starts.
 
     Args:
         model: A compiled Keras model.
-        fresh: A newly made model of the same kind, compiled alike.
+        weights: List of arrays, what `get_weights` of a new model of its kind gives.
+        optimizer_state: List of arrays, the values that the `optimizer.variables` of
+            the model had once built: its learning rate, step and running averages.
     """
-    model.optimizer.build(model.trainable_weights)
-    fresh.optimizer.build(fresh.trainable_weights)
-    old_state = model.weights + model.optimizer.variables
-    new_state = fresh.weights + fresh.optimizer.variables
-    for variable, start in zip(old_state, new_state):
-        variable.assign(start)
+    model.set_weights(weights)
+    for variable, value in zip(model.optimizer.variables, optimizer_state):
+        variable.assign(value)
 
 
 def train_repeats(builders, n_epochs, n_timesteps, seeds, jit=True):
@@ -152,6 +155,10 @@ def train_repeats(builders, n_epochs, n_timesteps, seeds, jit=True):
     # XLA takes a second or two for each new model: the same ones serve all seeds.
     train = tf.function(train_model, jit_compile=jit)
     models = {name: build() for name, build in builders.items()}
+    optimizer_states = {}
+    for name, model in models.items():
+        model.optimizer.build(model.trainable_weights)
+        optimizer_states[name] = [value.numpy() for value in model.optimizer.variables]
     epochs = pd.RangeIndex(1, n_epochs + 1)
     bar = 1 if sys.stdout.isatty() else 2  # In a file, Progbar's last line is enough.
     progress = keras.utils.Progbar(len(seeds), verbose=bar)
@@ -164,7 +171,7 @@ def train_repeats(builders, n_epochs, n_timesteps, seeds, jit=True):
                 progress.unit_name = f"repeat, now {name}"
                 progress.update(len(results) + len(losses) / len(builders))
                 keras.utils.set_random_seed(seed)
-                restart(models[name], build())
+                restart(models[name], build().get_weights(), optimizer_states[name])
                 losses[name] = train(models[name], X, y).numpy()
             results[seed] = pd.DataFrame(losses, index=epochs)
     except KeyboardInterrupt:
@@ -266,9 +273,13 @@ def plot_results(results, baseline):
         "bilstm_ave": ("#CC79A7", "P"),
         "bilstm_mul": ("#D55E00", "X"),
     }
-    epochs = results.astype("float64").groupby("epoch")
-    mean, n_repeats = epochs.mean(), epochs.size().max()
-    half = get_t_quantile(n_repeats) * epochs.sem()
+    epoch = results.index.get_level_values("epoch")
+    # A point is one epoch up to 250 of them, and the mean of some in longer trainings.
+    width = math.ceil(epoch.max() / 250)
+    middle = ((epoch - 1) // width * width + (width + 1) / 2).rename("epoch")
+    points = results.astype("float64").groupby(["seed", middle]).mean().groupby("epoch")
+    mean, n_repeats = points.mean(), points.size().max()
+    half = get_t_quantile(n_repeats) * points.sem()
     figure, ax = plt.subplots(figsize=(10, 5.4), layout="constrained")
     for i, name in enumerate(results):
         color, marker = styles.get(name, (f"C{i}", "."))
@@ -278,10 +289,12 @@ def plot_results(results, baseline):
         low, high = mean[name] - half[name], mean[name] + half[name]
         ax.fill_between(mean.index, low, high, color=color, alpha=0.25, linewidth=0)
     ax.axhline(baseline, color="0.3", linestyle="--", label="position baseline")
-    loss, n_last = summarize(results)["loss"], min(50, len(mean))
+    loss, n_last = summarize(results)["loss"], min(50, epoch.max())
     title = f"{loss.idxmin()} ends lowest: {loss.min():.3f} in the last {n_last} epochs"
-    ax.set(title=title, ylim=(0, None))
-    ax.set(xlabel="epoch (a new sequence each)", ylabel="log loss (nats)")
+    ax.set(title=title, ylim=(0, None), ylabel="log loss (nats)")
+    each = f"a new sequence each, drawn in means of {width}"
+    ax.set(xlabel=f"epoch ({each if width > 1 else 'a new sequence each'})")
+    ax.xaxis.get_major_locator().set_params(integer=True)
     repeats = f"mean of {n_repeats} repeats\nand its 95% interval"
     repeats = repeats if n_repeats > 1 else "one repeat"
     figure.legend(loc="outside right upper", title=repeats, frameon=False)
@@ -432,8 +445,12 @@ def main(argv=None):
 if __name__ == "__main__":
     if hasattr(signal, "SIGPIPE"):  # `| head` ends this script quietly, as any tool.
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         sys.exit(main())
     except KeyboardInterrupt:
-        print(f"{Path(__file__).name}: interrupted", file=sys.stderr)
-        sys.exit(130)
+        print("interrupted", file=sys.stderr)
+        sys.stdout.flush()
+        os._exit(
+            130
+        )  # At once: TensorFlow's threads may be in the middle of an update.

@@ -1,0 +1,82 @@
+"""What several test files need: the scripts, in-process and as a user starts them."""
+
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CLASSIFIERS = ["lstm_classify", "bilstm_classify"]
+COMPARISONS = ["compare_directions", "compare_merge_modes"]
+
+sys.path.insert(0, str(ROOT))
+matplotlib.use("agg")
+
+
+@pytest.fixture(params=CLASSIFIERS + COMPARISONS)
+def script(request):
+    """Each of the four scripts, imported."""
+    return importlib.import_module(request.param)
+
+
+@pytest.fixture
+def in_tmp(tmp_path, monkeypatch):
+    """An empty folder, entered."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts a script on a machine without a display, in a folder with it and
+    sequence.py alone, whose name has a space and a letter outside ASCII."""
+    folder = tmp_path / "a copy für you"
+    processes = []
+
+    def start(name, *args, env=None, **kwargs):
+        folder.mkdir(exist_ok=True)
+        shutil.copy(ROOT / "sequence.py", folder)
+        shutil.copy(ROOT / f"{name}.py", folder)
+        hidden = {"DISPLAY", "WAYLAND_DISPLAY", "MPLBACKEND", "PYTHONPATH"}
+        inherited = {k: v for k, v in os.environ.items() if k not in hidden}
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        process = subprocess.Popen(
+            [sys.executable, folder / f"{name}.py", *map(str, args)],
+            **{"cwd": folder, **streams, **kwargs},
+            env={**inherited, "PYTHONUNBUFFERED": "1", **(env or {})},
+        )
+        process.folder = folder
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def run(start):
+    """Runs a script as `start` does, and waits for its end."""
+
+    def run(*args, **kwargs):
+        process = start(*args, **kwargs)
+        stdout, stderr = process.communicate(timeout=120)
+        result = subprocess.CompletedProcess(args, process.returncode, stdout, stderr)
+        result.folder = process.folder
+        return result
+
+    return run
+
+
+def assert_is_picture(path):
+    """Opens the figure, and checks that something is drawn on it."""
+    pixels = matplotlib.image.imread(path)
+    height, width = pixels.shape[:2]
+    assert height >= 600 and width >= 1000
+    assert len({tuple(pixel) for pixel in pixels[::10, ::10].reshape(-1, 4)}) > 10

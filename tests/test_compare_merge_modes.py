@@ -1,0 +1,72 @@
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+
+from compare_merge_modes import get_bi_lstm_model, main
+from sequence import get_sequences
+
+MODES = {"bilstm_sum": "sum", "bilstm_mul": "mul", "bilstm_ave": "ave"}
+MODES["bilstm_con"] = "concat"
+
+
+@pytest.fixture(scope="module")
+def losses(tmp_path_factory):
+    """The CSV of one run of the script that many tests look at."""
+    folder = tmp_path_factory.mktemp("study")
+    files = ["--csv", str(folder / "a.csv"), "--plot", str(folder / "a.png")]
+    assert main(["--repeats", "8", "--seed", "60", *files]) == 0
+    return pd.read_csv(folder / "a.csv")
+
+
+@pytest.mark.parametrize("name", list(MODES))
+def test_losses_are_those_of_fit(name, losses):
+    X, y = get_sequences(250, 10, rng=62)
+    keras.utils.set_random_seed(62)
+    model = get_bi_lstm_model(10, MODES[name])
+    fits = [
+        model.fit(X[i : i + 1], y[i : i + 1], batch_size=1, verbose=0)
+        for i in range(40)
+    ]
+    expected = [fit.history["loss"][0] for fit in fits]
+    of_csv = losses.query("model == @name and seed == 62").set_index("epoch")["loss"]
+    np.testing.assert_allclose(of_csv.loc[1:40], expected, atol=1e-4)
+
+
+def test_no_jit_gives_the_same_losses_over_the_default_epochs(in_tmp, losses):
+    args = ["--no-jit", "--repeats", "1", "--seed", "60"]
+    assert main([*args, "--csv", "b.csv", "--plot", "b.png"]) == 0
+    keys = ["model", "seed", "epoch"]
+    both = pd.read_csv("b.csv").merge(losses, on=keys, validate="1:1")
+    assert len(both) == 4 * 250
+    np.testing.assert_allclose(both["loss_x"], both["loss_y"], atol=1e-4)
+
+
+def test_claims_hold_over_several_seeds(losses):
+    last = losses[losses["epoch"] > 200]
+    last = last.pivot_table(index="seed", columns="model", values="loss")
+    assert len(last) == 8
+    for lower, higher in [
+        ("bilstm_sum", "bilstm_ave"),
+        ("bilstm_con", "bilstm_ave"),
+        ("bilstm_ave", "bilstm_mul"),
+    ]:
+        difference = last[lower] - last[higher]
+        # The 95% interval of the paired difference, with Student's t of 7.
+        assert difference.mean() + 2.365 * difference.std() / np.sqrt(8) < 0
+
+
+@pytest.mark.parametrize("mode", ["sum", "mul", "ave", "concat"])
+def test_merge_modes_do_their_arithmetic(mode):
+    X, _ = get_sequences(3, 10, rng=0)
+    layer = get_bi_lstm_model(10, mode).layers[0]
+    forward = np.asarray(layer.forward_layer(X))
+    # The backward layer gives its outputs in the order it reads; Bidirectional flips.
+    backward = np.asarray(layer.backward_layer(X))[:, ::-1]
+    expected = {
+        "sum": forward + backward,
+        "mul": forward * backward,
+        "ave": (forward + backward) / 2,
+        "concat": np.concatenate([forward, backward], axis=-1),
+    }[mode]
+    np.testing.assert_allclose(np.asarray(layer(X)), expected, atol=1e-6)

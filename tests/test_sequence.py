@@ -1,0 +1,152 @@
+import subprocess
+import sys
+from fractions import Fraction
+from math import comb, factorial
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from sequence import get_labels, get_sequence, get_sequences, position_baseline
+
+# The sequences that the tutorial prints, with the labels that it prints.
+TUTORIAL = {
+    """0.63144003 0.29414551 0.91587952 0.95189228 0.32195638
+    0.60742236 0.83895793 0.18023048 0.84762691 0.29165514""": "0 0 0 1 1 1 1 1 1 1",
+    """0.22228819 0.26882207 0.069623 0.91477783 0.02095862
+    0.71322527 0.90159654 0.65000306 0.88845226 0.4037031""": "0 0 0 0 0 0 1 1 1 1",
+}
+
+
+@pytest.mark.parametrize(("values", "labels"), TUTORIAL.items())
+def test_labels_are_those_printed_in_the_tutorial(values, labels):
+    X, y = [float(x) for x in values.split()], [int(label) for label in labels.split()]
+    assert get_labels(X).tolist() == y
+    in_three_dimensions = get_labels(np.reshape(X, (1, 10, 1)))
+    assert in_three_dimensions.shape == (1, 10, 1)
+    assert in_three_dimensions.ravel().tolist() == y
+
+
+@pytest.mark.parametrize("n_timesteps", [1, 2, 7, 10, 333])
+def test_labels_are_those_of_the_tutorials_listing(n_timesteps):
+    X, y = get_sequences(20, n_timesteps, rng=n_timesteps)
+    limit = n_timesteps / 4.0
+    for values, labels in zip(X[:, :, 0], y[:, :, 0]):
+        total = np.cumsum(values.astype(float))
+        assert labels.tolist() == [0 if x < limit else 1 for x in total]
+        assert get_labels(values).tolist() == labels.tolist()
+    assert np.array_equal(get_labels(X), y)
+
+
+def test_labels_count_each_feature_and_never_go_back():
+    X = np.array([[[1.0, 0.0], [-5.0, 0.5], [0.0, 0.5], [0.0, 0.5]]])
+    assert get_labels(X)[0].T.tolist() == [[1, 1, 1, 1], [0, 0, 1, 1]]
+
+
+def test_label_is_1_when_the_sum_reaches_the_threshold_exactly():
+    assert get_labels([0.5, 0.5, 0.0, 0.0]).tolist() == [0, 1, 1, 1]
+
+
+def test_sequences_have_their_shapes_types_and_distribution():
+    X, y = get_sequences(2000, 10, rng=0)
+    assert X.shape == y.shape == (2000, 10, 1)
+    assert X.dtype == np.float32 and np.issubdtype(y.dtype, np.integer)
+    assert X.min() >= 0 and X.max() < 1
+    # The deciles of 20,000 uniform values, at five standard errors.
+    counts = np.histogram(X, bins=10, range=(0, 1))[0]
+    assert np.abs(counts - 2000).max() < 5 * np.sqrt(2000 * 0.9)
+
+
+def test_get_sequence_is_the_first_row_of_get_sequences():
+    X, y = get_sequence(12, rng=3)
+    X_all, y_all = get_sequences(5, 12, rng=3)
+    assert np.array_equal(X, X_all[:1]) and np.array_equal(y, y_all[:1])
+
+
+def test_rng_seeds_or_goes_on():
+    assert np.array_equal(get_sequence(10, rng=5)[0], get_sequence(10, rng=5)[0])
+    assert not np.array_equal(get_sequence(10, rng=5)[0], get_sequence(10, rng=6)[0])
+    assert not np.array_equal(get_sequence(10)[0], get_sequence(10)[0])
+    rng = np.random.default_rng(5)
+    first, second = get_sequence(10, rng)[0], get_sequence(10, rng)[0]
+    assert np.array_equal(first, get_sequence(10, rng=5)[0])
+    assert not np.array_equal(first, second)
+
+
+def exact_baseline(n_timesteps):
+    """The position baseline from the closed form of Irwin and Hall, in exact fractions."""
+    x, accuracy, log_loss = Fraction(n_timesteps, 4), 0, 0
+    for k in range(1, n_timesteps + 1):
+        terms = ((-1) ** j * comb(k, j) * (x - j) ** k for j in range(int(x) + 1))
+        p = 1 - sum(terms) / factorial(k) if k > x else Fraction(0)
+        accuracy += float(max(p, 1 - p))
+        log_loss -= sum(float(q) * np.log(float(q)) for q in (p, 1 - p) if float(q) > 0)
+    return accuracy / n_timesteps, log_loss / n_timesteps
+
+
+@pytest.mark.parametrize("n_timesteps", [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 37, 150])
+def test_position_baseline_is_the_closed_form(n_timesteps):
+    assert position_baseline(n_timesteps) == pytest.approx(
+        exact_baseline(n_timesteps), abs=1e-4
+    )
+
+
+def test_position_baseline_of_long_sequences_is_what_a_simulation_scores():
+    y = get_sequences(4000, 1000, rng=0)[1].astype(bool)
+    p = y[:2000].mean(axis=0)  # what is known of the positions from one half
+    accuracy = ((p > 0.5) == y[2000:]).mean()
+    assert position_baseline(1000)[0] == pytest.approx(accuracy, abs=0.002)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda: get_sequence(0), ValueError, ["n_timesteps", "at least 1", "0"]),
+        (lambda: get_sequences(-2, 10), ValueError, ["n_sequences", "-2"]),
+        (lambda: get_sequences(2, 2.5), TypeError, ["n_timesteps", "whole", "2.5"]),
+        (lambda: get_sequence("10"), TypeError, ["n_timesteps", "whole", "'10'"]),
+        (lambda: position_baseline(True), TypeError, ["n_timesteps", "True"]),
+        (lambda: position_baseline(0), ValueError, ["n_timesteps", "at least 1", "0"]),
+        (lambda: get_sequence(10, rng=-1), ValueError, ["rng", "at least 0", "-1"]),
+        (lambda: get_sequence(10, rng=1.5), TypeError, ["rng", "Generator", "1.5"]),
+        (lambda: get_labels([[0.1, 0.2]]), ValueError, ["X", "timesteps", "(1, 2)"]),
+        (lambda: get_labels([]), ValueError, ["X", "at least one", "(0,)"]),
+        (lambda: get_labels([0.1, np.nan]), ValueError, ["X", "finite", "nan"]),
+        (lambda: get_labels(["a"]), TypeError, ["X", "real numbers", "<U1"]),
+    ],
+)
+def test_bad_input_is_named(call, error, words):
+    with pytest.raises(error) as caught:
+        call()
+    message = str(caught.value)
+    assert all(word in message for word in words) and "\n" not in message
+
+
+def test_script_prints_the_values_and_the_labels():
+    command = [sys.executable, ROOT / "sequence.py", "--timesteps", "12", "--seed", "4"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    values, labels, rest = printed.replace("[", "").split("]")
+    X, y = get_sequence(12, rng=4)
+    assert [float(x) for x in values.split()] == pytest.approx(X.ravel(), abs=1e-7)
+    assert [int(label) for label in labels.split()] == y.ravel().tolist()
+    assert rest.strip() == ""
+
+
+@pytest.mark.parametrize("args", [["--timesteps", "0"], ["--seed", "-1"]])
+def test_script_refuses_in_one_line(args):
+    command = [sys.executable, ROOT / "sequence.py", *args]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2 and result.stdout == ""
+    assert result.stderr.splitlines()[-1].endswith(f"but was '{args[1]}'")
+
+
+def test_import_needs_numpy_alone():
+    code = (
+        "import sys, sequence; print(sorted({'tensorflow', 'keras', 'pandas', "
+        "'matplotlib'} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert result.stdout.strip() == "[]"
