@@ -18,9 +18,15 @@ import signal
 import sys
 from pathlib import Path
 
-if __name__ == "__main__":  # Ctrl-C ends the imports, which take seconds, in one line.
-    stop = lambda *_: (print("interrupted", file=sys.stderr), os._exit(130))
-    signal.signal(signal.SIGINT, stop)
+if __name__ == "__main__":
+
+    def quit_at_once(signum, frame):
+        print("interrupted", file=sys.stderr)
+        sys.stdout.flush()
+        os._exit(130)
+
+    # Set before the slow imports. TensorFlow does not bear a KeyboardInterrupt within.
+    signal.signal(signal.SIGINT, quit_at_once)
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -143,7 +149,8 @@ def train_model(model, X, y):
     `tf.function(train_model, jit_compile=True)`, it takes a hundredth of the time.
 
     Args:
-        model: A compiled Keras model.
+        model: A compiled Keras model. Where one `tf.function` is to train several, call
+            `model.optimizer.build(model.trainable_weights)` on each before.
         X: float array `[n_epochs, n_timesteps, n_features]`, a sequence an epoch.
         y: Labels, 0 or 1, `[n_epochs, n_timesteps, 1]`.
 
@@ -185,10 +192,30 @@ def restart(model, weights, optimizer_state):
         variable.assign(value)
 
 
+def until_ctrl_c(seeds):
+    """Gives the seeds one by one, and no further one after Ctrl-C.
+
+    While the first is in use, Ctrl-C does what it did before: nothing is to be kept.
+
+    Args:
+        seeds: Iterable of ints.
+    """
+    before, stopped = signal.getsignal(signal.SIGINT), []
+    try:
+        for i, seed in enumerate(seeds):
+            if stopped:
+                return
+            if i == 1:
+                signal.signal(signal.SIGINT, lambda *_: stopped.append(True))
+            yield seed
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def train_repeats(builders, n_epochs, n_timesteps, seeds, jit=True):
     """Trains every model once a seed, all models on the same sequences.
 
-    Ctrl-C ends it early, with the seeds that all models have finished, if any.
+    Ctrl-C ends it early, with the seeds that all models have been trained with.
 
     Args:
         builders: Dict from a model's name to a function without arguments that gives
@@ -212,20 +239,16 @@ def train_repeats(builders, n_epochs, n_timesteps, seeds, jit=True):
     bar = 1 if sys.stdout.isatty() else 2  # In a file, Progbar's last line is enough.
     progress = keras.utils.Progbar(len(seeds), verbose=bar)
     results = {}
-    try:
-        for seed in seeds:
-            X, y = get_sequences(n_epochs, n_timesteps, rng=seed)
-            losses = {}
-            for name, build in builders.items():
-                progress.unit_name = f"repeat, now {name}"
-                progress.update(len(results) + len(losses) / len(builders))
-                keras.utils.set_random_seed(seed)
-                restart(models[name], build().get_weights(), optimizer_states[name])
-                losses[name] = train(models[name], X, y).numpy()
-            results[seed] = pd.DataFrame(losses, index=epochs)
-    except KeyboardInterrupt:
-        if not results:
-            raise
+    for seed in until_ctrl_c(seeds):
+        X, y = get_sequences(n_epochs, n_timesteps, rng=seed)
+        losses = {}
+        for name, build in builders.items():
+            progress.unit_name = f"repeat, now {name}"
+            progress.update(len(results) + len(losses) / len(builders))
+            keras.utils.set_random_seed(seed)
+            restart(models[name], build().get_weights(), optimizer_states[name])
+            losses[name] = train(models[name], X, y).numpy()
+        results[seed] = pd.DataFrame(losses, index=epochs)
     progress.unit_name = "repeat"
     progress.update(len(results), finalize=True)
     return pd.concat(results, names=["seed", "epoch"])

@@ -10,6 +10,7 @@ Example:
 """
 
 import argparse
+import contextlib
 import functools
 import io
 import numbers
@@ -18,9 +19,15 @@ import signal
 import sys
 from pathlib import Path
 
-if __name__ == "__main__":  # Ctrl-C ends the imports, which take seconds, in one line.
-    stop = lambda *_: (print("interrupted", file=sys.stderr), os._exit(130))
-    signal.signal(signal.SIGINT, stop)
+if __name__ == "__main__":
+
+    def quit_at_once(signum, frame):
+        print("interrupted", file=sys.stderr)
+        sys.stdout.flush()
+        os._exit(130)
+
+    # Set before the slow imports. TensorFlow does not bear a KeyboardInterrupt within.
+    signal.signal(signal.SIGINT, quit_at_once)
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -113,16 +120,26 @@ def train_model(model, X, y, verbose=2):
     )
 
 
+@contextlib.contextmanager
 def stop_at_ctrl_c(model):
-    """Makes Ctrl-C end the training after this epoch, if one has ended before."""
+    """Makes Ctrl-C end the training after this epoch, if one has ended before.
+
+    Args:
+        model: The Keras model that is trained in the `with` block.
+    """
+    before = signal.getsignal(signal.SIGINT)
 
     def stop(signum, frame):
         history = getattr(model, "history", None)  # Keras fills it as epochs end.
         if history is None or not history.history:
-            raise KeyboardInterrupt
+            before(signum, frame)
         model.stop_training = True
 
     signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def evaluate_model(model, X, y, name):
@@ -302,11 +319,9 @@ def main(argv=None):
     keras.utils.set_random_seed(args.seed)
     rng = np.random.default_rng(args.seed)
     model = get_lstm_model(args.timesteps, n_units=args.units)
-    stop_at_ctrl_c(model)
-    history = train_model(
-        model, *get_sequences(args.epochs, args.timesteps, rng), verbose=args.verbose
-    )
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    X, y = get_sequences(args.epochs, args.timesteps, rng)
+    with stop_at_ctrl_c(model):
+        history = train_model(model, X, y, args.verbose)
 
     X, y = get_sequence(args.timesteps, rng)
     yhat = model.predict(X, verbose=0)

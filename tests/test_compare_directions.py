@@ -1,3 +1,5 @@
+import signal
+
 import keras
 import numpy as np
 import pandas as pd
@@ -86,31 +88,32 @@ def test_runs_of_seeds_join_to_the_last_bit():
     pd.testing.assert_frame_equal(pd.concat(halves), whole, check_exact=True)
 
 
-def test_ctrl_c_keeps_the_seeds_that_all_models_have_finished():
+def press_ctrl_c_in_call(n):
+    """A builder of models in whose nth call the user presses Ctrl-C."""
     calls = []
 
     def build():
         calls.append(None)
-        if len(calls) == 8:  # the second model of the third seed, after two at first
-            raise KeyboardInterrupt
+        if len(calls) == n:
+            signal.raise_signal(signal.SIGINT)
         return get_lstm_model(5, n_units=2)
 
+    return build
+
+
+def test_ctrl_c_keeps_the_seeds_that_all_models_have_finished():
+    build = press_ctrl_c_in_call(8)  # two at first, then two a seed: within the third
     results = train_repeats({"a": build, "b": build}, 6, 5, range(7, 20), jit=False)
     assert results.index.names == ["seed", "epoch"]
-    assert results.index.levels[0].tolist() == [7, 8] and results.shape == (12, 2)
+    assert results.index.levels[0].tolist() == [7, 8, 9] and results.shape == (18, 2)
     assert results.notna().all(axis=None)
+    with pytest.raises(KeyboardInterrupt):  # as before
+        signal.raise_signal(signal.SIGINT)
 
 
-def test_ctrl_c_in_the_first_repeat_is_passed_on():
-    def build():
-        calls.append(None)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return get_lstm_model(5, n_units=2)
-
-    calls = []
+def test_ctrl_c_in_the_first_repeat_does_what_it_did_before():
     with pytest.raises(KeyboardInterrupt):
-        train_repeats({"a": build}, 6, 5, range(3), jit=False)
+        train_repeats({"a": press_ctrl_c_in_call(2)}, 6, 5, range(3), jit=False)
 
 
 def test_train_model_compiled_is_fit_on_several_features_too():
@@ -234,3 +237,31 @@ def test_figure_draws_a_mean_in_a_band_and_the_baseline(in_tmp):
     assert band.min() == pytest.approx((mean - half)[:, 1].min(), abs=1e-3)
     best = summarize(results)["loss"].idxmin()
     assert ax.get_title().startswith(f"{best} ends lowest")
+
+
+def test_the_bilstm_does_not_win_by_its_parameters(study):
+    larger = get_lstm_model(10, n_units=31)
+    assert larger.count_params() == 4124 > get_bi_lstm_model(10).count_params() == 3561
+    builders = {"lstm_31": lambda: get_lstm_model(10, n_units=31)}
+    losses = train_repeats(builders, 250, 10, range(40, 48))
+    losses = losses.rename_axis(columns="model").stack().rename("loss").reset_index()
+    last = mean_of_last(study[0])
+    assert_below(last["bilstm_con"], mean_of_last(losses)["lstm_31"])
+
+
+def test_in_the_long_run_only_the_forward_lstm_passes_the_baseline():
+    builders = {name: MODELS[name][0] for name in ("lstm_forw", "lstm_back")}
+    last = train_repeats(builders, 3000, 10, range(2)).groupby("seed").tail(500)
+    baseline = position_baseline(10)[1]
+    assert last["lstm_forw"].mean() < baseline / 2 < 0.85 * baseline
+    assert last["lstm_back"].mean() > 0.85 * baseline
+
+
+def test_an_lstm_reaches_90_percent_after_1000_sequences():
+    model = get_lstm_model(10)
+    keras.utils.set_random_seed(1)
+    model.set_weights(get_lstm_model(10).get_weights())
+    tf.function(train_model, jit_compile=True)(model, *get_sequences(1000, 10, rng=1))
+    X, y = get_sequences(1000, 10, rng=1001)
+    accuracy = np.mean((model.predict(X, verbose=0) > 0.5) == y)
+    assert position_baseline(10)[0] < 0.9 < accuracy < 1
