@@ -26,7 +26,7 @@ if __name__ == "__main__":
         sys.stdout.flush()
         os._exit(130)
 
-    # Set before the slow imports. TensorFlow does not bear a KeyboardInterrupt within.
+    # Set before the slow imports, and no KeyboardInterrupt: it can crash TensorFlow.
     signal.signal(signal.SIGINT, quit_at_once)
 
 import matplotlib.pyplot as plt
@@ -220,6 +220,28 @@ def plot_sequence(ax, X, y, yhat):
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3, frameon=False)
 
 
+def plot_classifier(history, scores, X, y, yhat):
+    """Draws how a model was trained beside what it predicts for a new sequence.
+
+    Args:
+        history: What `train_model` gives.
+        scores: What `evaluate_model` gives.
+        X, y, yhat: Values, labels and predicted probabilities, `[n_timesteps, 1]`.
+
+    Returns:
+        A matplotlib `Figure`.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5.4), layout="constrained")
+    (name, trained), (_, guessed) = scores["accuracy"].items()
+    figure.suptitle(
+        f"{name}: {trained:.1%} of new timesteps right; position alone: {guessed:.1%}"
+    )
+    baseline = scores.loc["position baseline", "log loss"]
+    plot_training(left, history.history["loss"], baseline)
+    plot_sequence(right, X[:, 0], y[:, 0], yhat[:, 0])
+    return figure
+
+
 def whole_number(text, low=1, high=2**31 - 1):
     """Reads a whole number from low to high from the command line."""
     if not text.isdecimal() or not low <= int(text) <= high:
@@ -334,27 +356,11 @@ def main(argv=None):
     scores = evaluate_model(model, *get_sequences(1000, args.timesteps, rng), "BiLSTM")
     print(scores.to_string(float_format="%.3f"))
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5.4), layout="constrained")
-    trained, guessed = scores["accuracy"]
-    figure.suptitle(
-        f"BiLSTM: {trained:.1%} of new timesteps right; position alone: {guessed:.1%}"
-    )
-    baseline = scores.loc["position baseline", "log loss"]
-    plot_training(left, history.history["loss"], baseline)
-    plot_sequence(right, X[0, :, 0], y[0, :, 0], yhat[0, :, 0])
-    show_or_save(figure, args.plot)
+    show_or_save(plot_classifier(history, scores, X[0], y[0], yhat[0]), args.plot)
     return 0 if len(history.epoch) == args.epochs else 130
 
 
 if __name__ == "__main__":
     if hasattr(signal, "SIGPIPE"):  # `| head` ends this script quietly, as any tool.
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.stdout.flush()
-        os._exit(
-            130
-        )  # At once: TensorFlow's threads may be in the middle of an update.
+    sys.exit(main())

@@ -25,7 +25,7 @@ if __name__ == "__main__":
         sys.stdout.flush()
         os._exit(130)
 
-    # Set before the slow imports. TensorFlow does not bear a KeyboardInterrupt within.
+    # Set before the slow imports, and no KeyboardInterrupt: it can crash TensorFlow.
     signal.signal(signal.SIGINT, quit_at_once)
 
 import matplotlib.pyplot as plt
@@ -325,6 +325,46 @@ def print_summary(results, baseline, n_last=50):
     print(table.to_string())
 
 
+def average_epochs(results, n_points=250):
+    """Gives the means of neighbouring epochs, so that a long training stays readable.
+
+    Args:
+        results: DataFrame of losses, a column a model, indexed by "seed" and "epoch".
+        n_points: Number of epochs up to which nothing is averaged.
+
+    Returns:
+        DataFrame like results, of at most n_points a seed, each at its middle epoch.
+    """
+    epoch = results.index.get_level_values("epoch")
+    width = math.ceil(epoch.max() / n_points)
+    middle = (epoch - 1) // width * width + (width + 1) / 2
+    return results.groupby(["seed", middle.rename("epoch")]).mean()
+
+
+def get_style(name):
+    """Gives a model's colour and marker, the same in every figure.
+
+    The colours are those that colour-blind readers can tell apart (Okabe & Ito 2008).
+
+    Args:
+        name: Name of the model.
+
+    Returns:
+        Dict of keyword arguments for `Axes.plot`. A model of another name gets the
+        next of matplotlib's colours.
+    """
+    color, marker = {
+        "lstm_forw": ("#0072B2", "o"),
+        "lstm_back": ("#E69F00", "s"),
+        "lstm_back_aligned": ("#000000", "D"),
+        "bilstm_con": ("#009E73", "^"),
+        "bilstm_sum": ("#56B4E9", "v"),
+        "bilstm_ave": ("#CC79A7", "P"),
+        "bilstm_mul": ("#D55E00", "X"),
+    }.get(name, (None, "."))
+    return {"color": color, "marker": marker}
+
+
 def plot_results(results, baseline):
     """Draws each model's loss against the epoch: the seeds' mean in its 95% band.
 
@@ -335,41 +375,29 @@ def plot_results(results, baseline):
     Returns:
         A matplotlib `Figure`.
     """
-    # Colours that colour-blind readers can tell apart (Okabe & Ito 2008), and markers.
-    styles = {
-        "lstm_forw": ("#0072B2", "o"),
-        "lstm_back": ("#E69F00", "s"),
-        "lstm_back_aligned": ("#000000", "D"),
-        "bilstm_con": ("#009E73", "^"),
-        "bilstm_sum": ("#56B4E9", "v"),
-        "bilstm_ave": ("#CC79A7", "P"),
-        "bilstm_mul": ("#D55E00", "X"),
-    }
-    epoch = results.index.get_level_values("epoch")
-    # A point is one epoch up to 250 of them, and the mean of some in longer trainings.
-    width = math.ceil(epoch.max() / 250)
-    middle = ((epoch - 1) // width * width + (width + 1) / 2).rename("epoch")
-    points = results.astype("float64").groupby(["seed", middle]).mean().groupby("epoch")
+    points = average_epochs(results.astype("float64")).groupby("epoch")
     mean, n_repeats = points.mean(), points.size().max()
     half = get_t_quantile(n_repeats) * points.sem()
     figure, ax = plt.subplots(figsize=(10, 5.4), layout="constrained")
     for i, name in enumerate(results):
-        color, marker = styles.get(name, (f"C{i}", "."))
         every = max(1, len(mean) // 10)
         some = slice(i * every // len(results.columns), None, every)
-        ax.plot(mean[name], color=color, marker=marker, markevery=some, label=name)
-        low, high = mean[name] - half[name], mean[name] + half[name]
-        ax.fill_between(mean.index, low, high, color=color, alpha=0.25, linewidth=0)
+        [line] = ax.plot(mean[name], **get_style(name), markevery=some, label=name)
+        low, high, color = mean - half, mean + half, line.get_color()
+        ax.fill_between(
+            mean.index, low[name], high[name], color=color, alpha=0.25, lw=0
+        )
     ax.axhline(baseline, color="0.3", linestyle="--", label="position baseline")
-    loss, n_last = summarize(results)["loss"], min(50, epoch.max())
-    title = f"{loss.idxmin()} ends lowest: {loss.min():.3f} in the last {n_last} epochs"
-    ax.set(title=title, ylim=(0, None), ylabel="log loss (nats)")
-    each = f"a new sequence each, drawn in means of {width}"
-    ax.set(xlabel=f"epoch ({each if width > 1 else 'a new sequence each'})")
+    loss, n_epochs = summarize(results)["loss"], len(results.index.levels[1])
+    last = f"{loss.min():.3f} in the last {min(50, n_epochs)} epochs"
+    ax.set(title=f"{loss.idxmin()} ends lowest: {last}", ylim=(0, None))
+    ax.set(xlabel="epoch (a new sequence each)", ylabel="log loss (nats)")
     ax.xaxis.get_major_locator().set_params(integer=True)
-    repeats = f"mean of {n_repeats} repeats\nand its 95% interval"
-    repeats = repeats if n_repeats > 1 else "one repeat"
-    figure.legend(loc="outside right upper", title=repeats, frameon=False)
+    of = f"mean of {n_repeats} repeats\nand its 95% interval"
+    of = of if n_repeats > 1 else "one repeat"
+    if n_epochs > len(mean):
+        of += f"\n({n_epochs} epochs in {len(mean)} means)"
+    figure.legend(loc="outside right upper", title=of, frameon=False)
     return figure
 
 
@@ -511,7 +539,7 @@ def main(argv=None):
         "lstm_forw": lambda: get_lstm_model(timesteps, False, units),
         # go_backwards=True gives the outputs in reversed order, and the tutorial scores
         # them against labels in forward order: the output for timestep t has seen the
-        # last t values, and none of those before, which decide the label.
+        # last t values, while its label depends on the first t.
         "lstm_back": lambda: get_lstm_model(timesteps, True, units),
         "bilstm_con": lambda: get_bi_lstm_model(timesteps, "concat", units),
     }
@@ -525,12 +553,4 @@ def main(argv=None):
 if __name__ == "__main__":
     if hasattr(signal, "SIGPIPE"):  # `| head` ends this script quietly, as any tool.
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.stdout.flush()
-        os._exit(
-            130
-        )  # At once: TensorFlow's threads may be in the middle of an update.
+    sys.exit(main())

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from compare_directions import (
+    average_epochs,
     get_aligned_lstm_model,
     get_bi_lstm_model,
     get_lstm_model,
@@ -216,6 +217,17 @@ def test_one_repeat_has_no_interval(in_tmp, capsys):
     printed = capsys.readouterr().out
     assert "nan" not in printed and "(no interval)" in printed
     assert "Mean of the last 5 of 5 epochs, one repeat" in printed
+
+
+def test_average_epochs_keeps_short_and_averages_long_trainings():
+    index = pd.MultiIndex.from_product([[3, 4], range(1, 11)], names=["seed", "epoch"])
+    results = pd.DataFrame({"a": np.arange(20.0)}, index=index)
+    assert np.array_equal(average_epochs(results, 10), results)
+    averaged = average_epochs(results, 5)["a"]
+    assert averaged.tolist() == [0.5, 2.5, 4.5, 6.5, 8.5, 10.5, 12.5, 14.5, 16.5, 18.5]
+    assert averaged.index.tolist() == [
+        (s, e) for s in (3, 4) for e in (1.5, 3.5, 5.5, 7.5, 9.5)
+    ]
 
 
 def test_figure_draws_a_mean_in_a_band_and_the_baseline(in_tmp):

@@ -92,6 +92,18 @@ def small_model():
     return lstm_classify.get_lstm_model(4, n_units=2)
 
 
+def history():
+    import lstm_classify
+
+    return lstm_classify.train_model(small_model(), X, Y, verbose=0)
+
+
+def scores():
+    import lstm_classify
+
+    return lstm_classify.evaluate_model(small_model(), X, Y, "mine")
+
+
 def enter(context):
     with context:
         pass
@@ -105,6 +117,7 @@ def axes():
 
 # How each function that a reader may copy is called.
 CALLS = {
+    "average_epochs": lambda f: f(RESULTS, 2),
     "check_counts": lambda f: f(n_units=3),
     "evaluate_model": lambda f: f(small_model(), X, Y, "mine"),
     "get_aligned_lstm_model": lambda f: f(4).predict(X, verbose=0),
@@ -113,7 +126,9 @@ CALLS = {
     "get_lstm_model": lambda f: f(4).predict(X, verbose=0),
     "get_sequence": lambda f: f(4),
     "get_sequences": lambda f: f(2, 4),
+    "get_style": lambda f: f("lstm_forw"),
     "get_t_quantile": lambda f: f(5),
+    "plot_classifier": lambda f: f(history(), scores(), X[0], Y[0], X[0]),
     "plot_results": lambda f: f(RESULTS, 0.2),
     "plot_sequence": lambda f: f(axes(), X[0, :, 0], Y[0, :, 0], X[0, :, 0]),
     "plot_training": lambda f: f(axes(), [0.7, 0.6], 0.2),
