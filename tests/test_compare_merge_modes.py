@@ -26,11 +26,11 @@ def test_losses_are_those_of_fit(name, losses):
     model = get_bi_lstm_model(10, MODES[name])
     fits = [
         model.fit(X[i : i + 1], y[i : i + 1], batch_size=1, verbose=0)
-        for i in range(40)
+        for i in range(20)
     ]
     expected = [fit.history["loss"][0] for fit in fits]
     of_csv = losses.query("model == @name and seed == 62").set_index("epoch")["loss"]
-    np.testing.assert_allclose(of_csv.loc[1:40], expected, atol=1e-4)
+    np.testing.assert_allclose(of_csv.loc[1:20], expected, atol=1e-4)
 
 
 def test_no_jit_gives_the_same_losses_over_the_default_epochs(in_tmp, losses):

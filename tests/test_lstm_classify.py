@@ -44,7 +44,7 @@ def test_dense_predicts_what_the_tutorials_time_distributed_predicts():
 
 
 def test_train_model_does_what_the_tutorials_loop_does():
-    X, y = get_sequences(40, 10, rng=1)
+    X, y = get_sequences(20, 10, rng=1)
     model, tutorials = get_lstm_model(10), get_lstm_model(10)
     tutorials.set_weights(model.get_weights())
     history = train_model(model, X, y, verbose=0)
