@@ -265,7 +265,7 @@ def test_in_the_long_run_only_the_forward_lstm_passes_the_baseline():
     builders = {name: MODELS[name][0] for name in ("lstm_forw", "lstm_back")}
     last = train_repeats(builders, 3000, 10, range(2)).groupby("seed").tail(500)
     baseline = position_baseline(10)[1]
-    assert last["lstm_forw"].mean() < baseline / 2 < 0.85 * baseline
+    assert last["lstm_forw"].mean() < baseline / 2
     assert last["lstm_back"].mean() > 0.85 * baseline
 
 
