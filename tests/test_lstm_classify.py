@@ -1,9 +1,10 @@
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 
-from lstm_classify import evaluate_model, get_lstm_model, train_model
-from sequence import get_sequences, position_baseline
+from lstm_classify import get_lstm_model, plot_sequence, plot_training
+from sequence import get_sequences
 
 
 def test_layers_and_parameters_are_the_tutorials():
@@ -26,6 +27,13 @@ def test_sizes_and_direction_are_arguments():
     assert model.layers[0].go_backwards
 
 
+def test_without_a_length_it_takes_sequences_of_any():
+    model = get_lstm_model(None, n_units=2)
+    for n_timesteps in (3, 8):
+        X, _ = get_sequences(2, n_timesteps, rng=0)
+        assert model.predict(X, verbose=0).shape == (2, n_timesteps, 1)
+
+
 def test_dense_predicts_what_the_tutorials_time_distributed_predicts():
     model, (X, _) = get_lstm_model(10), get_sequences(5, 10, rng=0)
     time_distributed = keras.layers.TimeDistributed(
@@ -43,51 +51,37 @@ def test_dense_predicts_what_the_tutorials_time_distributed_predicts():
     np.testing.assert_allclose(model.predict(X, verbose=0), expected, atol=1e-6)
 
 
-def test_train_model_does_what_the_tutorials_loop_does():
-    X, y = get_sequences(20, 10, rng=1)
-    model, tutorials = get_lstm_model(10), get_lstm_model(10)
-    tutorials.set_weights(model.get_weights())
-    history = train_model(model, X, y, verbose=0)
-    expected = [
-        tutorials.fit(X[i : i + 1], y[i : i + 1], batch_size=1, verbose=0).history
-        for i in range(len(X))
+@pytest.fixture
+def axes():
+    from matplotlib.figure import Figure
+
+    return Figure().subplots()
+
+
+@pytest.mark.parametrize("kind", [list, np.array, pd.Series])
+def test_every_loss_is_drawn_at_its_epoch(kind, axes):
+    losses = np.linspace(0.7, 0.1, 80)
+    plot_training(axes, kind(losses))
+    epochs, mean = axes.lines  # and no baseline
+    assert epochs.get_xdata().tolist() == list(range(1, 81))
+    assert epochs.get_ydata().tolist() == pytest.approx(losses)
+    assert mean.get_ydata()[-1] == pytest.approx(losses[-50:].mean())
+
+
+@pytest.mark.parametrize("n_wrong", [0, 2])
+def test_wrong_timesteps_are_shaded_in_the_colour_of_the_legend(n_wrong, axes):
+    X = np.array([0.6, 0.6, 0.1, 0.9])
+    y = np.array([0, 1, 1, 1])
+    yhat = np.array([0.1, 0.9, 0.2 if n_wrong else 0.8, 0.2 if n_wrong else 0.8])
+    plot_sequence(axes, X, y, yhat)
+    handles, labels = axes.get_legend_handles_labels()
+    [wrong] = [h for h, label in zip(handles, labels) if label == "wrong"]
+    heights = [bar.get_height() for bar in wrong]
+    assert [height > 1 for height in heights] == [False, False] + [bool(n_wrong)] * 2
+    [swatch] = [
+        patch
+        for patch, text in zip(axes.get_legend().get_patches(), ["value", "wrong"])
+        if text == "wrong"
     ]
-    assert isinstance(history, keras.callbacks.History)
-    for metric in ("loss", "accuracy"):
-        of_the_loop = [epoch[metric][0] for epoch in expected]
-        np.testing.assert_allclose(history.history[metric], of_the_loop, atol=1e-5)
-    for weight, other in zip(model.get_weights(), tutorials.get_weights()):
-        np.testing.assert_allclose(weight, other, atol=1e-5)
-
-
-def test_evaluate_model_scores_the_model_and_the_baseline():
-    model, (X, y) = get_lstm_model(10), get_sequences(50, 10, rng=2)
-    scores = evaluate_model(model, X, y, "mine")
-    yhat = model.predict(X, verbose=0)
-    accuracy = np.mean((yhat > 0.5) == y)
-    log_loss = -np.mean(np.log(np.where(y == 1, yhat, 1 - yhat)))
-    assert scores.loc["mine"].tolist() == pytest.approx([accuracy, log_loss], abs=1e-5)
-    baseline = scores.loc["position baseline"].tolist()
-    assert baseline == list(position_baseline(10))
-
-
-@pytest.mark.parametrize(
-    ("call", "error", "words"),
-    [
-        (lambda: get_lstm_model(0), ValueError, ["n_timesteps", "at least 1", "0"]),
-        (lambda: get_lstm_model(10, n_units=-3), ValueError, ["n_units", "-3"]),
-        (lambda: get_lstm_model(2.5), TypeError, ["n_timesteps", "whole", "2.5"]),
-        (lambda: get_lstm_model(9, n_features="1"), TypeError, ["n_features", "'1'"]),
-        (
-            lambda: train_model(None, np.zeros((3, 5, 1)), np.zeros((2, 5, 1))),
-            ValueError,
-            ["X and y", "equally many", "3 and 2"],
-        ),
-        (lambda: train_model(None, [], []), ValueError, ["X and y", "0 and 0"]),
-    ],
-)
-def test_bad_input_is_named(call, error, words):
-    with pytest.raises(error) as caught:
-        call()
-    message = str(caught.value)
-    assert all(word in message for word in words) and "\n" not in message
+    assert swatch.get_facecolor() == pytest.approx((0.835, 0.369, 0, 0.3), abs=0.01)
+    assert f"{4 - n_wrong} of 4 timesteps right" in axes.get_title()
