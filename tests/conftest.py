@@ -3,11 +3,13 @@
 import importlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import matplotlib
+import matplotlib.pyplot as plt
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,6 +24,13 @@ matplotlib.use("agg")
 def script(request):
     """Each of the four scripts, imported."""
     return importlib.import_module(request.param)
+
+
+@pytest.fixture(autouse=True)
+def no_figures_left():
+    """Closes what the scripts leave open for a notebook to show."""
+    yield
+    plt.close("all")
 
 
 @pytest.fixture
@@ -45,11 +54,14 @@ def start(tmp_path):
         hidden = {"DISPLAY", "WAYLAND_DISPLAY", "MPLBACKEND", "PYTHONPATH"}
         inherited = {k: v for k, v in os.environ.items() if k not in hidden}
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        # In the background of a shell, pytest ignores Ctrl-C; the script shall not.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
         process = subprocess.Popen(
             [sys.executable, folder / f"{name}.py", *map(str, args)],
             **{"cwd": folder, **streams, **kwargs},
             env={**inherited, "PYTHONUNBUFFERED": "1", **(env or {})},
         )
+        signal.signal(signal.SIGINT, before)
         process.folder = folder
         processes.append(process)
         return process
