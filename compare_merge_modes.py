@@ -3,22 +3,21 @@
 Every model is trained many times, all on the same sequences. You will see its
 mean log loss with a 95% interval, how far it is above the best model's, and a
 figure of the learning curves. Ctrl-C ends the training after the repeat at
-hand and shows what there is; a second one ends the script.
+hand, and shows what there is.
 
 Example:
     python compare_merge_modes.py --repeats 100 --csv merge_modes.csv
 """
 
 import argparse
-import functools
 import math
 import os
 import signal
 import sys
 from pathlib import Path
 
-os.environ["KERAS_BACKEND"] = "tensorflow"
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no notes on CPUs, GPUs and XLA
+os.environ["KERAS_BACKEND"] = "tensorflow"  # which train_model is written for
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # hides TensorFlow's log
 
 import keras
 import matplotlib.pyplot as plt
@@ -43,7 +42,7 @@ def get_bi_lstm_model(n_timesteps, mode="concat", n_units=20, n_features=1):
     lstm = keras.layers.LSTM(n_units, return_sequences=True)
     model.add(keras.layers.Bidirectional(lstm, merge_mode=mode))
     # Dense has the same weights at every timestep, as in the tutorial's
-    # TimeDistributed, which Keras 3 unrolls: slow to start if there are many.
+    # TimeDistributed, which Keras 3 unrolls: slow to start for long sequences.
     model.add(keras.layers.Dense(1, activation="sigmoid"))
     model.compile(loss="binary_crossentropy", optimizer="adam", metrics=["accuracy"])
     return model
@@ -52,21 +51,29 @@ def get_bi_lstm_model(n_timesteps, mode="concat", n_units=20, n_features=1):
 def train_model(model, X, y):
     """Trains the model with one update a sequence, and gives the loss of each update.
 
-    It does what `fit` does with a batch of one, and is made to be compiled, with
-    `tf.function(train_model, jit_compile=True)`. X is `[n_epochs, n_timesteps,
-    n_features]`, y `[n_epochs, n_timesteps, 1]`, the losses are `[n_epochs]`. Each is
-    of a sequence that the model had not seen before: an honest held-out loss.
+    It does what `fit` does with a batch of one, compiled as
+    `tf.function(train_model, jit_compile=True)`; if that is to train several models,
+    build their optimizers first. X is `[n_epochs, n_timesteps, n_features]`, y
+    `[n_epochs, n_timesteps, 1]`, the losses are `[n_epochs]`. Each is taken before the
+    update, so it is a held-out loss as long as no sequence comes twice.
     """
     losses = tf.TensorArray(keras.config.floatx(), size=len(X))
     for i in tf.range(len(X)):
         with tf.GradientTape() as tape:
-            # X[i][None] is a batch of one sequence, [1, n_timesteps, n_features]. The
-            # slice X[i : i + 1] is so too, but XLA cannot see that its length is 1,
-            # and becomes far slower.
-            yhat = model(X[i][None], training=True)
-            loss = model.compute_loss(y=y[i][None], y_pred=yhat)
+            # Reads the variables once an update. Left to itself, the LSTM reads its
+            # weights at each timestep, and the gradient keeps as many copies of them.
+            values = [tf.convert_to_tensor(variable) for variable in model.variables]
+            state = zip(model.variables, values)
+            with keras.StatelessScope(state, collect_losses=True) as scope:
+                # X[i][None] is a batch of one sequence, [1, n_timesteps, n_features].
+                # The slice X[i : i + 1] is so too, but XLA cannot see that its length
+                # is 1, and becomes far slower.
+                yhat = model(X[i][None], training=True)
+                loss = model.compute_loss(y=y[i][None], y_pred=yhat)
         gradients = tape.gradient(loss, model.trainable_variables)
         model.optimizer.apply(gradients, model.trainable_variables)
+        for variable in model.non_trainable_variables:  # BatchNormalization's, say
+            variable.assign(scope.get_current_value(variable))
         losses = losses.write(i, loss)
     return losses.stack()
 
@@ -74,10 +81,11 @@ def train_model(model, X, y):
 def train_repeats(models, get_data, seeds, jit=True):
     """Trains every model once a seed, and yields the losses of each seed when it ends.
 
-    `models` are compiled models by name, such as `keras.models.clone_model` can copy,
-    `get_data(seed)` gives the X and y of `train_model`, the same for all models. The
-    losses are DataFrames with the columns model, seed, epoch and loss. `jit` has XLA
-    compile the training, but not the LSTM that Keras takes on a GPU: hide that first.
+    `models` are compiled models by name; losses and layers of your own among them must
+    be registered with Keras. `get_data(seed)` gives the X and y of `train_model`, the
+    same for all models. The losses are DataFrames with the columns model, seed, epoch
+    and loss. `jit` compiles with XLA, which fails for an LSTM on a GPU: call
+    `tf.config.set_visible_devices([], "GPU")` before.
     """
     train = tf.function(train_model, jit_compile=jit)
     for model in models.values():
@@ -91,7 +99,8 @@ def train_repeats(models, get_data, seeds, jit=True):
             keras.utils.set_random_seed(seed)
             new = keras.models.clone_model(model)
             old = model.variables + model.optimizer.variables
-            for variable, value in zip(old, new.variables + new.optimizer.variables):
+            start = new.variables + new.optimizer.variables
+            for variable, value in zip(old, start, strict=True):
                 variable.assign(value)
             loss = train(model, X, y).numpy()
             epoch = range(1, len(loss) + 1)
@@ -103,14 +112,16 @@ def train_repeats(models, get_data, seeds, jit=True):
 def half_interval(repeats):
     """Gives half of the 95% interval of each column's mean, nan for a single row.
 
-    It is the standard error times a quantile of Student's t distribution, whose tails
-    beyond t hold the regularized incomplete beta function I_x(df / 2, 1 / 2) at
-    x = df / (df + t**2) (Abramowitz & Stegun 1964, 26.7.1).
+    It is the standard error times the 97.5% quantile of Student's t distribution. The
+    columns must hold no nan.
     """
     df = len(repeats) - 1
-    t = np.linspace(1.9, 12.8, 10_001)
-    tails = tf.math.betainc(df / 2, np.float64(0.5), df / (df + t**2)).numpy()
-    return np.interp(-0.05, -tails, t) * repeats.sem()
+    # With t = sqrt(df) * tan(angle), the density of t is that of cos(angle)**(df - 1).
+    step = np.pi / 200_000
+    angle = step * (np.arange(100_000) + 0.5)
+    mass = np.cumsum(np.cos(angle) ** (df - 1))  # of |t| up to angle + step / 2
+    t = np.sqrt(df) * np.tan(np.interp(0.95 * mass[-1], mass, angle + step / 2))
+    return t * repeats.sem()
 
 
 def summarize(results, n_last=50):
@@ -118,10 +129,14 @@ def summarize(results, n_last=50):
 
     `results` has the columns model, seed, epoch and loss. The means are over the seeds
     that all models have, with half of their 95% intervals. The distance is taken seed
-    by seed, which is sharper than comparing the intervals of the losses.
+    by seed, which is sharper than comparing the intervals of the losses. Raises
+    ValueError if a loss is nan.
     """
+    if results["loss"].isna().any():  # pandas would leave it out.
+        raise ValueError("the losses hold nan: a training has diverged")
     last = results[results["epoch"] > results["epoch"].max() - n_last]
-    loss = last.pivot_table("loss", index="seed", columns="model", sort=False).dropna()
+    loss = last.pivot_table("loss", index="seed", columns="model", sort=False)
+    loss = loss.dropna().astype("float64")
     above = loss.sub(loss[loss.mean().idxmin()], axis="index")
     tables = {
         name: pd.DataFrame({"mean": repeats.mean(), "± 95%": half_interval(repeats)})
@@ -130,12 +145,12 @@ def summarize(results, n_last=50):
     return pd.concat(tables, axis="columns").rename_axis(index=None)
 
 
-def plot_results(ax, results, n_points=25):
+def plot_results(ax, results, baseline=None, n_points=25):
     """Draws each model's loss against the epoch: the seeds' mean in its 95% interval.
 
-    `ax` is a matplotlib `Axes`, `results` has the columns model, seed, epoch and loss.
-    Neighbouring epochs are averaged, to at most n_points. A single seed has no
-    interval: its raw losses are drawn, faintly.
+    `ax` is a matplotlib `Axes`, which gets no legend yet; `results` has the columns
+    model, seed, epoch and loss. Neighbouring epochs are averaged, to at most n_points.
+    A single seed has no interval: its raw losses are drawn, faintly.
     """
     # Colours that colour-blind readers can tell apart, and markers for those without.
     colors = plt.style.library["seaborn-v0_8-colorblind"]["axes.prop_cycle"]
@@ -146,15 +161,16 @@ def plot_results(ax, results, n_points=25):
     for i, (name, losses) in enumerate(models):
         repeats = losses.pivot_table("loss", index="seed", columns="middle")
         mean, half = repeats.mean(), half_interval(repeats)
-        every = (i, len(models))  # In turn, so that no interval hides another.
-        [line] = ax.plot(mean, markevery=every, label=name)
-        color = {"color": line.get_color()}
-        bars = {"errorevery": every, "capsize": 3, **color}
-        ax.errorbar(mean.index, mean, half, fmt="none", **bars)
-        ax.fill_between(mean.index, mean - half, mean + half, alpha=0.25, **color)
+        some = (i % len(mean), len(models))  # in turn, so that no bar hides another
+        bars = {"errorevery": some, "markevery": some, "capsize": 3}
+        line, *_ = ax.errorbar(mean.index, mean, half, **bars, label=name)
+        faint = {"color": line.get_color(), "alpha": 0.25}
+        ax.fill_between(mean.index, mean - half, mean + half, **faint)
         if len(repeats) == 1:
             raw = losses.sort_values("epoch")
-            ax.plot(raw["epoch"], raw["loss"], marker="", alpha=0.25, **color)
+            ax.plot(raw["epoch"], raw["loss"], marker="", **faint)
+    if baseline is not None:
+        ax.axhline(baseline, color="0.3", linestyle="--", label="position baseline")
     ax.set(xlabel="epoch (a new sequence each)", ylabel="log loss (nats)")
     ax.set_ylim(bottom=0)
     ax.xaxis.get_major_locator().set_params(integer=True)
@@ -212,19 +228,22 @@ def main(argv=None):
     tf.config.set_visible_devices([], "GPU")
     timesteps, units = args.timesteps, args.units
     models = {
-        "bilstm_sum": get_bi_lstm_model(timesteps, "sum", units),
-        "bilstm_mul": get_bi_lstm_model(timesteps, "mul", units),
-        "bilstm_ave": get_bi_lstm_model(timesteps, "ave", units),
-        "bilstm_con": get_bi_lstm_model(timesteps, "concat", units),
+        "bilstm_sum": get_bi_lstm_model(timesteps, mode="sum", n_units=units),
+        "bilstm_mul": get_bi_lstm_model(timesteps, mode="mul", n_units=units),
+        "bilstm_ave": get_bi_lstm_model(timesteps, mode="ave", n_units=units),
+        "bilstm_con": get_bi_lstm_model(timesteps, mode="concat", n_units=units),
     }
-    get_data = functools.partial(get_sequences, args.epochs, timesteps)  # of a seed
+
+    def get_data(seed):
+        return get_sequences(args.epochs, timesteps, rng=seed)
 
     def stop(signum, frame):
         stopped.append(signum)
-        signal.signal(signal.SIGINT, before)  # A second Ctrl-C ends at once.
+        signal.signal(signal.SIGINT, before)  # A second one does what it did before.
 
     seeds = range(args.seed, args.seed + args.repeats)
     bar = 1 if sys.stdout.isatty() else 2  # In a file, its last line is enough.
+    # The first repeat compiles: Keras leaves it out of the mean that it prints.
     unit = "repeat after the first" if args.repeats > 1 else "repeat"
     progress = keras.utils.Progbar(args.repeats, verbose=bar, unit_name=unit)
     progress.update(0)
@@ -254,8 +273,7 @@ def main(argv=None):
     print(summary.to_string(float_format="%.3f", na_rep=""))
 
     figure, ax = plt.subplots(figsize=(10, 5.4), layout="constrained")
-    plot_results(ax, results)
-    ax.axhline(baseline, color="0.3", linestyle="--", label="position baseline")
+    plot_results(ax, results, baseline)
     ended = f"{loss.min():.3f} in the last {n_last} epochs"
     ax.set_title(f"{loss.idxmin()} ends lowest: {ended}")
     if len(finished) > 1:

@@ -16,7 +16,7 @@ import signal
 import sys
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no notes on CPUs and GPUs
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # hides TensorFlow's log
 
 import keras
 import matplotlib.pyplot as plt
@@ -35,10 +35,10 @@ def get_lstm_model(n_timesteps, backwards=False, n_units=20, n_features=1):
     """
     model = keras.Sequential()
     model.add(keras.Input((n_timesteps, n_features)))
-    # An output a timestep, not only the last: [samples, n_timesteps, n_units].
+    # An output for each timestep, not only the last: [samples, n_timesteps, n_units].
     model.add(keras.layers.LSTM(n_units, return_sequences=True, go_backwards=backwards))
     # Dense has the same weights at every timestep, as in the tutorial's
-    # TimeDistributed, which Keras 3 unrolls: slow to start if there are many.
+    # TimeDistributed, which Keras 3 unrolls: slow to start for long sequences.
     model.add(keras.layers.Dense(1, activation="sigmoid"))
     model.compile(loss="binary_crossentropy", optimizer="adam", metrics=["accuracy"])
     return model
@@ -65,12 +65,12 @@ def plot_sequence(ax, X, y, yhat):
     """Draws a sequence, its labels and the predictions, with wrong timesteps shaded.
 
     The values X, the labels y and the predicted probabilities of label 1, yhat, are
-    `[n_timesteps]` each. The threshold is this problem's: a quarter of the timesteps.
+    arrays `[n_timesteps]`. The threshold is this problem's: a quarter of the timesteps.
     """
     timesteps = np.arange(1, len(X) + 1)
     scale = len(X) / 2  # puts the cumulative sum's threshold at the probability 0.5
     total = np.cumsum(X) / scale
-    top = 1.08 * max(1, total[-1])
+    top = 1.08 * max(1, X.max(), total.max())
     wrong = (yhat > 0.5) != y
     size = min(6, 300 / len(X))  # of the markers, smaller in a long sequence
     ax.bar(timesteps, X, color="0.85", label="value")
@@ -142,7 +142,7 @@ def main(argv=None):
 
     def stop(signum, frame):
         model.stop_training = True
-        signal.signal(signal.SIGINT, before)  # A second Ctrl-C ends at once.
+        signal.signal(signal.SIGINT, before)  # A second one does what it did before.
 
     before = signal.signal(signal.SIGINT, stop)
     try:

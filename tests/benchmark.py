@@ -1,31 +1,28 @@
 """Measures what an update costs: the tutorial's way, in one fit call, and compiled.
 
 An update is one training step on one sequence. Every row is measured in this run,
-the best of three passes after a first one that compiles.
+the best of three passes after a first one that compiles. The rows of the second table
+are the compiled loop's, each in a process of its own, with that process's memory.
 
 Example:
     python tests/benchmark.py
 """
 
+import multiprocessing
 import os
+import resource
 import sys
 import time
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import pandas as pd
 import tensorflow as tf
 
-import compare_directions
-import lstm_classify
+from compare_directions import get_bi_lstm_model, get_lstm_model, train_model
 from sequence import get_sequences
-
-MODELS = {
-    "LSTM": compare_directions.get_lstm_model,
-    "BiLSTM": compare_directions.get_bi_lstm_model,
-}
 
 
 def tutorials_loop(model, X, y):
@@ -36,16 +33,17 @@ def tutorials_loop(model, X, y):
 
 def one_fit(model, X, y):
     """One fit call, as in the classifiers."""
-    lstm_classify.train_model(model, X, y, verbose=0)
+    options = {"batch_size": 1, "steps_per_epoch": 1, "shuffle": False, "verbose": 0}
+    model.fit(X, y, epochs=len(X), **options)
 
 
 def compiled(jit):
     """One compiled loop, as in the comparisons."""
-    compiled_loop = tf.function(compare_directions.train_model, jit_compile=jit)
+    loop = tf.function(train_model, jit_compile=jit)
 
     def train(model, X, y):
-        model.optimizer.build(model.trainable_weights)
-        compiled_loop(model, X, y).numpy()
+        model.optimizer.build(model.trainable_variables)
+        loop(model, X, y).numpy()
 
     return train
 
@@ -61,41 +59,45 @@ def measure(train, model, X, y):
 
 
 def compare_loops():
-    X, y = get_sequences(100, 10, rng=0)
-    many = get_sequences(2000, 10, rng=0)
+    few, many = get_sequences(50, 10, rng=0), get_sequences(2000, 10, rng=0)
     ways = {
-        "tutorial: a fit call a sequence": (tutorials_loop, (X, y)),
-        "classifiers: one fit call": (one_fit, (X, y)),
+        "tutorial: a fit call a sequence": (tutorials_loop, few),
+        "classifiers: one fit call": (one_fit, few),
         "comparisons: --no-jit": (compiled(jit=False), many),
         "comparisons: compiled by XLA": (compiled(jit=True), many),
     }
-    table = {}
-    for name, build in MODELS.items():
-        milliseconds = {
-            way: measure(f, build(10), *d)[0] for way, (f, d) in ways.items()
-        }
-        table[f"{name} ms"] = pd.Series(milliseconds).map("{:.3f}".format)
-        times = {
-            way: max(milliseconds.values()) / ms for way, ms in milliseconds.items()
-        }
-        table[f"{name} times faster"] = pd.Series(times).map("{:,.0f}".format)
-    return pd.DataFrame(table)
+    table = pd.DataFrame(index=list(ways))
+    for name, build in {"LSTM": get_lstm_model, "BiLSTM": get_bi_lstm_model}.items():
+        ms = pd.Series(
+            {way: measure(f, build(10), *d)[0] for way, (f, d) in ways.items()}
+        )
+        table[f"{name} ms"] = ms.map("{:.3f}".format)
+        table[f"{name} times faster"] = (ms.max() / ms).map("{:,.0f}".format)
+    return table
+
+
+def measure_size(timesteps, units):
+    """Gives a row of the second table: of one process, so that its memory is its own."""
+    X, y = get_sequences(max(5, 4000 // timesteps), timesteps, rng=0)
+    model = get_bi_lstm_model(timesteps, n_units=units)
+    ms, first = measure(compiled(jit=True), model, X, y)
+    gigabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return timesteps, units, ms, (first - ms * len(X)) / 1000, gigabytes
 
 
 def compare_sizes():
-    rows = []
-    for timesteps in (10, 100, 1000):
-        for units in (20, 200):
-            X, y = get_sequences(max(5, 2000 // timesteps), timesteps, rng=0)
-            for name, build in MODELS.items():
-                train, model = compiled(jit=True), build(timesteps, n_units=units)
-                update, first = measure(train, model, X, y)
-                compile_seconds = (first - update * len(X)) / 1000
-                rows.append((timesteps, units, name, update, compile_seconds))
-    columns = ["timesteps", "units", "model", "ms an update", "s to compile"]
-    return pd.DataFrame(rows, columns=columns).round(2)
+    sizes = [(timesteps, units) for units in (20, 200) for timesteps in (10, 100, 1000)]
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        rows = pool.starmap(measure_size, sizes, chunksize=1)
+    columns = ["timesteps", "units", "BiLSTM ms", "s to compile", "peak GB"]
+    table = pd.DataFrame(rows, columns=columns)
+    ms = table["BiLSTM ms"]
+    growth = (ms / ms.shift()).where(table["units"] == table["units"].shift())
+    table.insert(3, "times the row above", growth)
+    return table
 
 
 if __name__ == "__main__":
+    sizes = compare_sizes()  # first: a process starts with the peak of its parent
     print(compare_loops().to_string(), end="\n\n")
-    print(compare_sizes().to_string(index=False))
+    print(sizes.to_string(index=False, float_format="%.2f", na_rep=""))

@@ -104,6 +104,29 @@ def test_train_model_compiled_is_fit():
         np.testing.assert_allclose(weight, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize(("jit", "dropout"), [(False, 0.5), (True, 0.0)])
+def test_train_model_trains_all_that_fit_trains(jit, dropout):
+    """Regularizers, moving averages and, where XLA draws no other numbers, dropout."""
+
+    def build():
+        gru = keras.layers.GRU(
+            3, return_sequences=True, kernel_regularizer="l2", activity_regularizer="l1"
+        )
+        layers = [gru, keras.layers.BatchNormalization(), keras.layers.Dropout(dropout)]
+        model = keras.Sequential([keras.Input((6, 2)), *layers, keras.layers.Dense(1)])
+        model.compile(loss="mse", optimizer="adam")
+        return model
+
+    keras.utils.set_random_seed(4)
+    model = build()
+    losses = tf.function(train_model, jit_compile=jit)(model, *get_data(0))
+    keras.utils.set_random_seed(4)
+    other = build()
+    np.testing.assert_allclose(losses, fit_losses(other, *get_data(0)), atol=1e-5)
+    for weight, expected in zip(model.get_weights(), other.get_weights()):
+        np.testing.assert_allclose(weight, expected, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     # From a printed table of Student's t.
     ("n_repeats", "t"),
@@ -146,6 +169,12 @@ def test_summary_of_any_selection_in_any_order(results):
     assert one["log loss", "± 95%"].isna().all()
 
 
+def test_summary_of_a_diverged_training_is_refused(results):
+    results.loc[results["epoch"] == 60, "loss"] = np.nan
+    with pytest.raises(ValueError, match="nan"):
+        summarize(results)
+
+
 def test_summary_is_of_the_seeds_that_all_models_have(results):
     cut = results[(results["model"] != "mine") | (results["seed"] != 8)]
     expected = summarize(results[results["seed"] != 8])
@@ -158,18 +187,35 @@ def test_figure_draws_means_of_neighbouring_epochs_in_their_bands(results, n_poi
     plot_results(ax, results.sample(frac=1, random_state=1), n_points=n_points)
     width = -(-60 // n_points)
     starts = range(0, 60, width)
-    lines = [line for line in ax.lines if line.get_label() in ("lstm_forw", "mine")]
+    labels = [bars.get_label() for bars in ax.containers]
+    lines = [bars.lines[0] for bars in ax.containers]
     bands = [c for c in ax.collections if isinstance(c, PolyCollection)]
-    [mine] = [i for i, line in enumerate(lines) if line.get_label() == "mine"]
+    mine = labels.index("mine")
     line, band = lines[mine], bands[mine].get_paths()[0].vertices[:, 1]
     losses = results["loss"].to_numpy().reshape(2, 3, 60)[1]  # of "mine"
     points = np.array([losses[:, i : i + width].mean(axis=1) for i in starts])
     mean, half = points.mean(axis=1), 4.3027 * points.std(axis=1, ddof=1) / np.sqrt(3)
     middle = [np.arange(60)[i : i + width].mean() + 1 for i in starts]
-    np.testing.assert_allclose(line.get_xdata(), middle)
-    np.testing.assert_allclose(line.get_ydata(), mean)
+    np.testing.assert_allclose(line.get_xydata(), np.transpose([middle, mean]))
     assert band.max() == pytest.approx((mean + half).max(), rel=1e-3)
     assert band.min() == pytest.approx((mean - half).min(), abs=1e-3)
+
+
+@pytest.mark.parametrize("n_epochs", [1, 30])
+def test_figure_tells_six_models_apart_and_shows_the_baseline(n_epochs):
+    epochs = pd.RangeIndex(1, n_epochs + 1)
+    index = pd.MultiIndex.from_product(
+        [list("abcdef"), [1, 2], epochs], names=["model", "seed", "epoch"]
+    )
+    losses = 0.01 * np.random.default_rng(0).random(len(index))
+    ax = Figure().subplots()
+    plot_results(ax, pd.Series(losses, index, name="loss").reset_index(), baseline=0.2)
+    lines = [bars.lines[0] for bars in ax.containers]
+    assert len({line.get_color() for line in lines}) == 6
+    assert len({line.get_marker() for line in lines}) == 6
+    assert all(line.get_markevery()[0] < len(line.get_xydata()) for line in lines)
+    bottom, top = ax.get_ylim()
+    assert bottom == 0 and top > 0.2
 
 
 def test_figure_of_long_trainings_has_at_most_50_points_and_one_seed_its_raw_losses():
