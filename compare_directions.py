@@ -88,8 +88,11 @@ def train_model(model, X, y):
     `tf.function(train_model, jit_compile=True)`; if that is to train several models,
     build their optimizers first. X is `[n_epochs, n_timesteps, n_features]`, y
     `[n_epochs, n_timesteps, 1]`, the losses are `[n_epochs]`. Each is taken before the
-    update, so it is a held-out loss as long as no sequence comes twice.
+    update, so it is a held-out loss as long as no sequence comes twice. Raises
+    ValueError if X and y differ in length.
     """
+    if len(X) != len(y):  # XLA would go on with the last label.
+        raise ValueError(f"X and y must be of equal length, not {len(X)} and {len(y)}")
     losses = tf.TensorArray(keras.config.floatx(), size=len(X))
     for i in tf.range(len(X)):
         with tf.GradientTape() as tape:
@@ -111,29 +114,43 @@ def train_model(model, X, y):
     return losses.stack()
 
 
+def draw_weights(model):
+    """Gives new random weights for a model, in the order of its variables.
+
+    They are those of `keras.models.clone_model`, which would compile its copy, too.
+    """
+    variables = []
+    for layer in model.layers:
+        new = layer.from_config(layer.get_config())
+        new.build_from_config(layer.get_build_config())
+        variables += new.variables
+    return variables
+
+
 def train_repeats(models, get_data, seeds, jit=True):
     """Trains every model once a seed, and yields the losses of each seed when it ends.
 
-    `models` are compiled models by name; losses and layers of your own among them must
-    be registered with Keras. `get_data(seed)` gives the X and y of `train_model`, the
-    same for all models. The losses are DataFrames with the columns model, seed, epoch
-    and loss. `jit` compiles with XLA, which fails for an LSTM on a GPU: call
-    `tf.config.set_visible_devices([], "GPU")` before.
+    `models` are compiled models by name, and `get_data(seed)` gives the X and y of
+    `train_model`, the same for all models. The losses are DataFrames with the columns
+    model, seed, epoch and loss. `jit` compiles with XLA, which fails for an LSTM on a
+    GPU: call `tf.config.set_visible_devices([], "GPU")` before.
     """
+    # Compiling takes a second or two a model, so the same models serve all seeds: each
+    # time with new weights, and with their optimizers as they are at the beginning.
     train = tf.function(train_model, jit_compile=jit)
-    for model in models.values():
+    optimizers = {}
+    for name, model in models.items():
+        optimizers[name] = model.optimizer.from_config(model.optimizer.get_config())
+        optimizers[name].build(model.trainable_variables)
         model.optimizer.build(model.trainable_variables)
     for seed in seeds:
         X, y = get_data(seed)
         losses = []
         for name, model in models.items():
-            # Compiling takes a second or two a model, so the same models serve all
-            # seeds: each starts anew with the weights and the optimizer of a copy.
             keras.utils.set_random_seed(seed)
-            new = keras.models.clone_model(model)
             old = model.variables + model.optimizer.variables
-            start = new.variables + new.optimizer.variables
-            for variable, value in zip(old, start, strict=True):
+            new = draw_weights(model) + optimizers[name].variables
+            for variable, value in zip(old, new, strict=True):
                 variable.assign(value)
             loss = train(model, X, y).numpy()
             epoch = range(1, len(loss) + 1)

@@ -41,6 +41,17 @@ def own_models():
     }
 
 
+def nested_model():
+    """A functional model of a model, with random state, and a loss of the test's own."""
+    inputs = keras.Input((6, 2))
+    inner = keras.Sequential([keras.Input((6, 2)), keras.layers.Dense(3)])
+    outputs = keras.layers.BatchNormalization()(keras.layers.Dropout(0.5)(inputs))
+    outputs = keras.layers.Concatenate()([inner(inputs), keras.ops.flip(outputs, 1)])
+    model = keras.Model(inputs, keras.layers.Dense(1)(outputs))
+    model.compile(loss=lambda y, yhat: keras.ops.square(y - yhat), optimizer="adam")
+    return model
+
+
 def fit_losses(model, X, y):
     """The oracle: Keras's own fit, called once a sequence as in the tutorial."""
     fits = [
@@ -71,7 +82,7 @@ def test_own_models_and_data_are_trained_in_a_worker_thread_as_fit_trains_them()
 
 
 def test_runs_of_seeds_join_to_the_last_bit():
-    models = own_models()
+    models = {**own_models(), "nested": nested_model()}
     models["gru"].fit(*get_data(3), verbose=0)  # What was learned before is left out.
     whole = list(train_repeats(models, get_data, range(4)))
     halves = [*train_repeats(models, get_data, range(2))]
@@ -102,6 +113,14 @@ def test_train_model_compiled_is_fit():
     np.testing.assert_allclose(losses, fit_losses(other, X, y), atol=1e-5)
     for weight, expected in zip(model.get_weights(), other.get_weights()):
         np.testing.assert_allclose(weight, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_train_model_refuses_labels_that_are_too_few(jit):
+    X, y = get_data(0)
+    train = tf.function(train_model, jit_compile=jit)
+    with pytest.raises(ValueError, match="12 and 11"):
+        train(own_models()["conv"], X, y[:-1])
 
 
 @pytest.mark.parametrize(("jit", "dropout"), [(False, 0.5), (True, 0.0)])
