@@ -13,16 +13,17 @@ import pandas as pd
 import pytest
 from conftest import CLASSIFIERS, ROOT, assert_is_picture
 
+NO_JIT = ["--no-jit", "--epochs", 5, "--repeats", 2]
 QUICK = {
     "lstm_classify": ["--epochs", 5],
     "bilstm_classify": ["--epochs", 5],
-    "compare_directions": ["--no-jit", "--epochs", 5, "--csv", "losses.csv"],
-    "compare_merge_modes": ["--no-jit", "--epochs", 5, "--repeats", 2],
+    "compare_directions": [*NO_JIT, "--csv", "losses.csv"],
+    "compare_merge_modes": NO_JIT,
 }
 EXPECTED = {
     "lstm_classify": ["Epoch 5/5", "Expected: [", "LSTM ", "position baseline"],
     "bilstm_classify": ["Epoch 5/5", "Expected: [", "BiLSTM ", "position baseline"],
-    "compare_directions": ["lstm_forw ", "lstm_back ", "bilstm_con ", "30 repeats"],
+    "compare_directions": ["lstm_forw ", "lstm_back ", "bilstm_con ", "2 repeats"],
     "compare_merge_modes": ["bilstm_sum ", "bilstm_mul ", "bilstm_ave ", "bilstm_con "],
 }
 
