@@ -84,7 +84,8 @@ def test_runs_of_seeds_join_to_the_last_bit():
     models = {"conv": own_models()["conv"], "nested": nested_model()}
     whole = list(train_repeats(models, get_data, range(4)))
     # What was learned before is left out.
-    for losses, again in zip(whole[2:], train_repeats(models, get_data, [2, 3])):
+    part = train_repeats(models, get_data, [2, 3])
+    for losses, again in zip(whole[2:], part, strict=True):
         pd.testing.assert_frame_equal(losses, again, check_exact=True)
 
 
