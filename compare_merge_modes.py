@@ -41,8 +41,7 @@ def get_bi_lstm_model(n_timesteps, mode="concat", n_units=20, n_features=1):
     # merged: [samples, n_timesteps, n_units], for concat 2 * n_units.
     lstm = keras.layers.LSTM(n_units, return_sequences=True)
     model.add(keras.layers.Bidirectional(lstm, merge_mode=mode))
-    # Dense has the same weights at every timestep, as in the tutorial's
-    # TimeDistributed, which Keras 3 unrolls: slow to start for long sequences.
+    # Dense has the same weights at every timestep, without a TimeDistributed wrapper.
     model.add(keras.layers.Dense(1, activation="sigmoid"))
     model.compile(loss="binary_crossentropy", optimizer="adam", metrics=["accuracy"])
     return model
@@ -51,47 +50,29 @@ def get_bi_lstm_model(n_timesteps, mode="concat", n_units=20, n_features=1):
 def train_model(model, X, y):
     """Trains the model with one update a sequence, and gives the loss of each update.
 
-    It does what `fit` does with a batch of one, compiled as
-    `tf.function(train_model, jit_compile=True)`; if that is to train several models,
-    build their optimizers first. X is `[n_epochs, n_timesteps, n_features]`, y
-    `[n_epochs, n_timesteps, 1]`, the losses are `[n_epochs]`. Each is taken before the
-    update, so it is a held-out loss as long as no sequence comes twice. Raises
-    ValueError if X and y differ in length.
+    It is `fit` with a batch of one, for `tf.function(train_model, jit_compile=True)`,
+    which needs the optimizer built. X is `[n_epochs, n_timesteps, n_features]`, y is
+    `[n_epochs, n_timesteps, 1]`, the losses are `[n_epochs]`.
     """
-    if len(X) != len(y):  # XLA would go on with the last label.
-        raise ValueError(f"X and y must be of equal length, not {len(X)} and {len(y)}")
-    losses = tf.TensorArray(keras.config.floatx(), size=len(X))
-    for i in tf.range(len(X)):
+
+    def update(sequence):
+        X, y = sequence  # [n_timesteps, n_features], [n_timesteps, 1]
         with tf.GradientTape() as tape:
-            # Reads the variables once an update. Left to itself, the LSTM reads its
+            # Read the variables once an update. Left to itself, the LSTM reads its
             # weights at each timestep, and the gradient keeps as many copies of them.
             values = [tf.convert_to_tensor(variable) for variable in model.variables]
             state = zip(model.variables, values)
             with keras.StatelessScope(state, collect_losses=True) as scope:
-                # X[i][None] is a batch of one sequence, [1, n_timesteps, n_features].
-                # The slice X[i : i + 1] is so too, but XLA cannot see that its length
-                # is 1, and becomes far slower.
-                yhat = model(X[i][None], training=True)
-                loss = model.compute_loss(y=y[i][None], y_pred=yhat)
+                yhat = model(X[None], training=True)  # a batch of one sequence
+                loss = model.compute_loss(y=y[None], y_pred=yhat)
         gradients = tape.gradient(loss, model.trainable_variables)
         model.optimizer.apply(gradients, model.trainable_variables)
         for variable in model.non_trainable_variables:  # BatchNormalization's, say
             variable.assign(scope.get_current_value(variable))
-        losses = losses.write(i, loss)
-    return losses.stack()
+        return loss
 
-
-def draw_weights(model):
-    """Gives new random weights for a model, in the order of its variables.
-
-    They are those of `keras.models.clone_model`, which would compile its copy, too.
-    """
-    variables = []
-    for layer in model.layers:
-        new = layer.from_config(layer.get_config())
-        new.build_from_config(layer.get_build_config())
-        variables += new.variables
-    return variables
+    floatx = keras.config.floatx()  # the type of the losses
+    return tf.map_fn(update, (X, y), parallel_iterations=1, fn_output_signature=floatx)
 
 
 def train_repeats(models, get_data, seeds, jit=True):
@@ -99,8 +80,7 @@ def train_repeats(models, get_data, seeds, jit=True):
 
     `models` are compiled models by name, and `get_data(seed)` gives the X and y of
     `train_model`, the same for all models. The losses are DataFrames with the columns
-    model, seed, epoch and loss. `jit` compiles with XLA, which fails for an LSTM on a
-    GPU: call `tf.config.set_visible_devices([], "GPU")` before.
+    model, seed, epoch and loss. `jit` compiles with XLA, which refuses an LSTM on a GPU.
     """
     # Compiling takes a second or two a model, so the same models serve all seeds: each
     # time with new weights, and with their optimizers as they are at the beginning.
@@ -115,82 +95,67 @@ def train_repeats(models, get_data, seeds, jit=True):
         losses = []
         for name, model in models.items():
             keras.utils.set_random_seed(seed)
-            old = model.variables + model.optimizer.variables
-            new = draw_weights(model) + optimizers[name].variables
+            layers = keras.Model(model.inputs, model.outputs)
+            copy = keras.models.clone_model(layers)
+            old = layers.variables + model.optimizer.variables
+            new = copy.variables + optimizers[name].variables
             for variable, value in zip(old, new, strict=True):
                 variable.assign(value)
-            loss = train(model, X, y).numpy()
-            epoch = range(1, len(loss) + 1)
-            columns = {"model": name, "seed": seed, "epoch": epoch, "loss": loss}
+            columns = {"model": name, "seed": seed, "epoch": range(1, len(X) + 1)}
+            columns["loss"] = train(model, X, y).numpy()
             losses.append(pd.DataFrame(columns))
         yield pd.concat(losses, ignore_index=True)
 
 
 def half_interval(repeats):
-    """Gives half of the 95% interval of each column's mean, nan for a single row.
-
-    It is the standard error times the 97.5% quantile of Student's t distribution. The
-    columns must hold no nan.
-    """
-    df = len(repeats) - 1
-    # With t = sqrt(df) * tan(angle), the density of t is that of cos(angle)**(df - 1).
-    step = np.pi / 200_000
-    angle = step * (np.arange(100_000) + 0.5)
-    mass = np.cumsum(np.cos(angle) ** (df - 1))  # of |t| up to angle + step / 2
-    t = np.sqrt(df) * np.tan(np.interp(0.95 * mass[-1], mass, angle + step / 2))
+    """Gives half of the 95% interval of each column's mean, nan for a single row."""
+    df = max(1, len(repeats) - 1)
+    # The quantile of Student's t distribution, which draws give to half a percent.
+    t = np.quantile(abs(np.random.default_rng(0).standard_t(df, 200_000)), 0.95)
     return t * repeats.sem()
 
 
 def summarize(results, n_last=50):
     """Gives each model's mean loss in the last epochs, and its distance from the best.
 
-    `results` has the columns model, seed, epoch and loss. The means are over the seeds
-    that all models have, with half of their 95% intervals. The distance is taken seed
-    by seed, which is sharper than comparing the intervals of the losses. Raises
-    ValueError if a loss is nan.
+    `results` has the columns model, seed, epoch and loss. The distance is taken seed by
+    seed, which is sharper than comparing intervals. Raises ValueError if a loss is nan.
     """
     if results["loss"].isna().any():  # pandas would leave it out.
         raise ValueError("the losses hold nan: a training has diverged")
     last = results[results["epoch"] > results["epoch"].max() - n_last]
-    loss = last.pivot_table("loss", index="seed", columns="model", sort=False)
-    loss = loss.dropna().astype("float64")
+    loss = last.pivot_table("loss", "seed", "model", sort=False).dropna()
     above = loss.sub(loss[loss.mean().idxmin()], axis="index")
-    tables = {
-        name: pd.DataFrame({"mean": repeats.mean(), "± 95%": half_interval(repeats)})
-        for name, repeats in [("log loss", loss), ("above the best, paired", above)]
+    columns = {
+        "log loss": loss.mean(),
+        "± 95%": half_interval(loss),
+        "above the best": above.mean(),
+        "± 95%, paired": half_interval(above),
     }
-    return pd.concat(tables, axis="columns").rename_axis(index=None)
+    return pd.DataFrame(columns).rename_axis(None)
 
 
-def plot_results(ax, results, baseline=None, n_points=25):
+def plot_results(ax, results, n_points=25):
     """Draws each model's loss against the epoch: the seeds' mean in its 95% interval.
 
-    `ax` is a matplotlib `Axes`, which gets no legend yet; `results` has the columns
-    model, seed, epoch and loss. Neighbouring epochs are averaged, to at most n_points.
-    A single seed has no interval: its raw losses are drawn, faintly.
+    `results` has the columns model, seed, epoch and loss. Neighbouring epochs are
+    averaged, to at most n_points. The raw losses of a single seed are drawn faintly.
     """
     # Colours that colour-blind readers can tell apart, and markers for those without.
     colors = plt.style.library["seaborn-v0_8-colorblind"]["axes.prop_cycle"]
     ax.set_prop_cycle(colors + plt.cycler(marker="os^DvP"))
     width = math.ceil(results["epoch"].max() / n_points)
     middle = results.groupby((results["epoch"] - 1) // width)["epoch"].transform("mean")
-    models = results.assign(middle=middle).groupby("model", sort=False)
-    for i, (name, losses) in enumerate(models):
-        repeats = losses.pivot_table("loss", index="seed", columns="middle")
+    for name, losses in results.assign(middle=middle).groupby("model", sort=False):
+        repeats = losses.pivot_table("loss", "seed", "middle")
         mean, half = repeats.mean(), half_interval(repeats)
-        some = (i % len(mean), len(models))  # in turn, so that no bar hides another
-        bars = {"errorevery": some, "markevery": some, "capsize": 3}
-        line, *_ = ax.errorbar(mean.index, mean, half, **bars, label=name)
+        [line] = ax.plot(mean, label=name)
         faint = {"color": line.get_color(), "alpha": 0.25}
         ax.fill_between(mean.index, mean - half, mean + half, **faint)
         if len(repeats) == 1:
-            raw = losses.sort_values("epoch")
-            ax.plot(raw["epoch"], raw["loss"], marker="", **faint)
-    if baseline is not None:
-        ax.axhline(baseline, color="0.3", linestyle="--", label="position baseline")
-    ax.set(xlabel="epoch (a new sequence each)", ylabel="log loss (nats)")
+            ax.plot(losses.set_index("epoch")["loss"].sort_index(), marker="", **faint)
+    ax.set(xlabel="epoch", ylabel="log loss (nats)")
     ax.set_ylim(bottom=0)
-    ax.xaxis.get_major_locator().set_params(integer=True)
 
 
 def parse_args(argv):
@@ -205,43 +170,36 @@ def parse_args(argv):
     add("--repeats", type=int, default=30, help="trainings of a model [%(default)s]")
     add("--seed", type=int, default=1, help="the first repeat's [%(default)s]")
     add("--no-jit", action="store_true", help="train without XLA, slower")
-    add("--csv", metavar="FILE", help="save every loss, as each repeat ends")
-    add("--plot", metavar="FILE", help="save the figure, instead of showing it")
+    add("--csv", type=Path, help="save every loss in this file, as each repeat ends")
+    add("--plot", type=Path, help="save the figure in this file, instead of showing it")
     args = parser.parse_args(argv)
-    for option in ("timesteps", "units", "epochs", "repeats"):
-        if getattr(args, option) < 1:
-            parser.error(f"--{option} must be at least 1")
+    if min(args.timesteps, args.units, args.epochs, args.repeats) < 1:
+        parser.error("--timesteps, --units, --epochs and --repeats must be at least 1")
     if not 0 <= args.seed <= 2**32 - args.repeats:
         parser.error("--seed to --seed + --repeats - 1 must be from 0 to 2**32 - 1")
-
-    try:
-        figure = plt.figure()
-    except ImportError:  # MPLBACKEND asks for windows where there are none.
-        plt.switch_backend("agg")
-        figure = plt.figure()
-    plt.close(figure)
-    if args.plot is None and not figure.canvas.required_interactive_framework:
-        args.plot = f"{Path(__file__).stem}.png"
-    endings = figure.canvas.get_supported_filetypes()
-    if args.plot and Path(args.plot).suffix[1:].lower() not in endings:
+    canvas = plt.figure().canvas
+    plt.close()
+    if not canvas.required_interactive_framework:  # There are no windows.
+        args.plot = args.plot or Path(f"{Path(__file__).stem}.png")
+    endings = canvas.get_supported_filetypes()
+    if args.plot and args.plot.suffix[1:].lower() not in endings:
         parser.error(f"--plot must end in one of {', '.join(endings)}")
-    if args.plot and args.csv and Path(args.plot).resolve() == Path(args.csv).resolve():
+    if args.plot and args.csv and args.plot.resolve() == args.csv.resolve():
         parser.error("--plot and --csv must be two files")
     for path in filter(None, [args.plot, args.csv]):
         is_new = not os.path.lexists(path)
         try:
-            open(path, "ab").close()  # leaves what is in it
+            path.open("ab").close()  # leaves what is in it
         except OSError as error:
             parser.error(f"cannot write {path}: {error.strerror}")
         if is_new:
-            Path(path).unlink(missing_ok=True)
+            path.unlink()
     return args
 
 
 def main(argv=None):
     args = parse_args(argv)
-    # On a GPU Keras takes the cuDNN LSTM, which XLA cannot compile, and networks this
-    # small are faster on the CPU.
+    # Keras's LSTM for GPUs cannot be compiled by XLA, and a CPU is faster for this size.
     tf.config.set_visible_devices([], "GPU")
     timesteps, units = args.timesteps, args.units
     models = {
@@ -258,13 +216,11 @@ def main(argv=None):
         stopped.append(signum)
         signal.signal(signal.SIGINT, before)  # A second one does what it did before.
 
+    finished, stopped = [], []
     seeds = range(args.seed, args.seed + args.repeats)
     bar = 1 if sys.stdout.isatty() else 2  # In a file, its last line is enough.
-    # The first repeat compiles: Keras leaves it out of the mean that it prints.
-    unit = "repeat after the first" if args.repeats > 1 else "repeat"
-    progress = keras.utils.Progbar(args.repeats, verbose=bar, unit_name=unit)
-    progress.update(0)
-    finished, stopped = [], []
+    total = args.repeats * len(models)
+    progress = keras.utils.Progbar(total, verbose=bar, unit_name="training")
     before = signal.signal(signal.SIGINT, stop)
     try:
         for losses in train_repeats(models, get_data, seeds, jit=not args.no_jit):
@@ -272,33 +228,32 @@ def main(argv=None):
                 mode = "a" if finished else "w"
                 losses.to_csv(args.csv, mode=mode, header=not finished, index=False)
             finished.append(losses)
-            progress.update(len(finished), finalize=bool(stopped) or None)
+            progress.add(len(models))
             if stopped:
                 break
     finally:
         signal.signal(signal.SIGINT, before)
 
-    results = pd.concat(finished, ignore_index=True)
+    results = pd.concat(finished)
     n_last = min(50, args.epochs)
     summary = summarize(results, n_last)
-    loss = summary["log loss", "mean"]
+    loss = summary["log loss"]
     baseline = position_baseline(timesteps)[1]
-    summary.loc["position baseline", ("log loss", "mean")] = baseline
-    summary = summary.dropna(axis="columns", how="all")  # the intervals of one repeat
-    repeats = f"{len(finished)} repeats" if len(finished) > 1 else "one repeat"
-    print(f"Mean of the last {n_last} of {args.epochs} epochs, {repeats}")
-    print(summary.to_string(float_format="%.3f", na_rep=""))
+    summary.loc["position baseline", "log loss"] = baseline
+    repeats = f"repeats: {len(finished)}"
+    print(f"\nMean of the last {n_last} of {args.epochs} epochs, {repeats}")
+    print(summary.to_string(float_format="%.3f", na_rep=""), flush=True)
 
     figure, ax = plt.subplots(figsize=(10, 5.4), layout="constrained")
-    plot_results(ax, results, baseline)
+    plot_results(ax, results)
+    ax.axhline(baseline, color="0.3", linestyle="--", label="position baseline")
     ended = f"{loss.min():.3f} in the last {n_last} epochs"
     ax.set_title(f"{loss.idxmin()} ends lowest: {ended}")
-    if len(finished) > 1:
-        repeats = f"mean of {repeats}\nand its 95% interval"
-    figure.legend(loc="outside right upper", title=repeats, frameon=False)
+    legend = f"mean, 95% interval\n{repeats}"
+    figure.legend(loc="outside right upper", title=legend, frameon=False)
     if args.plot:
         figure.savefig(args.plot, dpi=150)
-        print("Figure saved as", args.plot)
+        print("Figure saved as", args.plot, flush=True)
     else:
         plt.show()
     return 130 if stopped else 0
@@ -306,9 +261,7 @@ def main(argv=None):
 
 if __name__ == "__main__":
     try:
-        code = main()
-        sys.stdout.flush()
+        sys.exit(main())
     except BrokenPipeError:  # The reader of a pipe, say `head`, has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
-    sys.exit(code)
+        sys.exit(1)

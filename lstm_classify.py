@@ -37,28 +37,20 @@ def get_lstm_model(n_timesteps, backwards=False, n_units=20, n_features=1):
     model.add(keras.Input((n_timesteps, n_features)))
     # An output for each timestep, not only the last: [samples, n_timesteps, n_units].
     model.add(keras.layers.LSTM(n_units, return_sequences=True, go_backwards=backwards))
-    # Dense has the same weights at every timestep, as in the tutorial's
-    # TimeDistributed, which Keras 3 unrolls: slow to start for long sequences.
+    # Dense has the same weights at every timestep, without a TimeDistributed wrapper.
     model.add(keras.layers.Dense(1, activation="sigmoid"))
     model.compile(loss="binary_crossentropy", optimizer="adam", metrics=["accuracy"])
     return model
 
 
-def plot_training(ax, losses, baseline=None):
-    """Draws the loss of every epoch, its running mean and, if there is one, a baseline.
-
-    `ax` is a matplotlib `Axes`, the losses are in nats, one an epoch.
-    """
+def plot_training(ax, losses):
+    """Draws the loss of every epoch, in nats, and its running mean, on matplotlib Axes."""
     losses = pd.Series(np.asarray(losses), index=range(1, len(losses) + 1))
     running_mean = losses.rolling(50, min_periods=1).mean()
     ax.plot(losses, ".", color="#56B4E9", alpha=0.4, markersize=4, label="one epoch")
     ax.plot(running_mean, color="#0072B2", linewidth=2, label="mean of the last 50")
-    if baseline is not None:
-        ax.axhline(baseline, color="0.3", linestyle="--", label="position baseline")
     ax.set(title="Training: log loss of each new sequence", ylim=(0, None))
     ax.set(xlabel="epoch (a new sequence each)", ylabel="log loss (nats)")
-    ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3, frameon=False)
 
 
 def plot_sequence(ax, X, y, yhat):
@@ -68,27 +60,19 @@ def plot_sequence(ax, X, y, yhat):
     arrays `[n_timesteps]`. The threshold is this problem's: a quarter of the timesteps.
     """
     timesteps = np.arange(1, len(X) + 1)
-    scale = len(X) / 2  # puts the cumulative sum's threshold at the probability 0.5
-    total = np.cumsum(X) / scale
-    top = 1.08 * max(1, X.max(), total.max())
     wrong = (yhat > 0.5) != y
+    scale = len(X) / 2  # puts the cumulative sum's threshold at the probability 0.5
+    total = f"cumulative sum / {scale:g}"
     size = min(6, 300 / len(X))  # of the markers, smaller in a long sequence
-    ax.bar(timesteps, X, color="0.85", label="value")
-    ax.bar(timesteps, top * wrong, 1, color="#D55E00", alpha=0.3, label="wrong")
+    ax.bar(timesteps, wrong, width=1, color="#F5CFB8", label="wrong")
+    ax.bar(timesteps, X, color="0.8", label="value")
     ax.axhline(0.5, color="black", linestyle="--", linewidth=1, label="threshold")
-    ax.plot(
-        timesteps, total, "s:", c="#E69F00", ms=size, label="cumulative sum (right)"
-    )
+    ax.plot(timesteps, X.cumsum() / scale, "s:", c="#E69F00", ms=size, label=total)
     ax.step(timesteps, y, "black", where="mid", linewidth=2, label="expected label")
     ax.plot(timesteps, yhat, "o-", c="#0072B2", ms=size, label="predicted probability")
     ax.set(title=f"A new sequence: {sum(~wrong)} of {len(X)} timesteps right")
-    ax.set(xlabel="timestep", ylabel="value, label, probability", ylim=(-0.05, top))
+    ax.set(xlabel="timestep", ylabel="value, label, probability", ylim=(-0.05, None))
     ax.xaxis.get_major_locator().set_params(integer=True)
-    sums = ax.secondary_yaxis(
-        "right", functions=(lambda p: p * scale, lambda s: s / scale)
-    )
-    sums.set_ylabel("cumulative sum")
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3, frameon=False)
 
 
 def parse_args(argv):
@@ -103,33 +87,27 @@ def parse_args(argv):
     add("--seed", type=int, default=1, help="of weights and data [%(default)s]")
     verbose = "print 0 nothing, 1 a bar, 2 a line each epoch [%(default)s]"
     add("--verbose", type=int, choices=[0, 1, 2], default=2, help=verbose)
-    add("--plot", metavar="FILE", help="save the figure, instead of showing it")
+    add("--plot", type=Path, help="save the figure in this file, instead of showing it")
     args = parser.parse_args(argv)
-    for option in ("timesteps", "units", "epochs"):
-        if getattr(args, option) < 1:
-            parser.error(f"--{option} must be at least 1")
+    if min(args.timesteps, args.units, args.epochs) < 1:
+        parser.error("--timesteps, --units and --epochs must be at least 1")
     if not 0 <= args.seed < 2**32:
         parser.error("--seed must be from 0 to 2**32 - 1")
-
-    try:
-        figure = plt.figure()
-    except ImportError:  # MPLBACKEND asks for windows where there are none.
-        plt.switch_backend("agg")
-        figure = plt.figure()
-    plt.close(figure)
-    if args.plot is None and not figure.canvas.required_interactive_framework:
-        args.plot = f"{Path(__file__).stem}.png"
+    canvas = plt.figure().canvas
+    plt.close()
+    if not canvas.required_interactive_framework:  # There are no windows.
+        args.plot = args.plot or Path(f"{Path(__file__).stem}.png")
     if args.plot:
-        endings = figure.canvas.get_supported_filetypes()
-        if Path(args.plot).suffix[1:].lower() not in endings:
+        endings = canvas.get_supported_filetypes()
+        if args.plot.suffix[1:].lower() not in endings:
             parser.error(f"--plot must end in one of {', '.join(endings)}")
         is_new = not os.path.lexists(args.plot)
         try:
-            open(args.plot, "ab").close()  # leaves what is in it
+            args.plot.open("ab").close()  # leaves what is in it
         except OSError as error:
             parser.error(f"cannot write {args.plot}: {error.strerror}")
         if is_new:
-            Path(args.plot).unlink(missing_ok=True)
+            args.plot.unlink()
     return args
 
 
@@ -168,19 +146,23 @@ def main(argv=None):
     new = get_sequences(1000, args.timesteps, rng)
     log_loss, accuracy = model.evaluate(*new, verbose=0)
     baseline = position_baseline(args.timesteps)
-    scores = pd.DataFrame([(accuracy, log_loss), baseline])
-    scores.index = ["LSTM", "position baseline"]
-    scores.columns = pd.Index(["accuracy", "log loss"], name="1,000 new sequences")
-    print(scores.to_string(float_format="%.3f"))
+    scores = {"LSTM": (accuracy, log_loss), "position baseline": baseline}
+    scores = pd.DataFrame(scores, index=["accuracy", "log loss"]).T
+    print("\nOn 1,000 new sequences")
+    print(scores.to_string(float_format="%.3f"), flush=True)
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5.4), layout="constrained")
     scored = f"LSTM: {accuracy:.1%} of new timesteps right"
     figure.suptitle(f"{scored}; position alone: {baseline[0]:.1%}")
-    plot_training(left, history.history["loss"], baseline[1])
+    plot_training(left, history.history["loss"])
+    left.axhline(baseline[1], color="0.3", linestyle="--", label="position baseline")
     plot_sequence(right, X[0, :, 0], y[0, :, 0], yhat[0, :, 0])
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.15), "ncols": 3}
+    left.legend(**below, frameon=False)
+    right.legend(**below, frameon=False)
     if args.plot:
         figure.savefig(args.plot, dpi=150)
-        print("Figure saved as", args.plot)
+        print("Figure saved as", args.plot, flush=True)
     else:
         plt.show()
     return 130 if model.stop_training else 0
@@ -188,9 +170,7 @@ def main(argv=None):
 
 if __name__ == "__main__":
     try:
-        code = main()
-        sys.stdout.flush()
+        sys.exit(main())
     except BrokenPipeError:  # The reader of a pipe, say `head`, has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
-    sys.exit(code)
+        sys.exit(1)

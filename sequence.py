@@ -87,14 +87,12 @@ def main(argv=None):
 
     X, y = get_sequence(args.timesteps, rng=args.seed)
     print(X[0, :, 0])
-    print(y[0, :, 0])
+    print(y[0, :, 0], flush=True)
 
 
 if __name__ == "__main__":
     try:
-        code = main()
-        sys.stdout.flush()
+        sys.exit(main())
     except BrokenPipeError:  # The reader of a pipe, say `head`, has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
-    sys.exit(code)
+        sys.exit(1)

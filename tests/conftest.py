@@ -27,10 +27,18 @@ def script(request):
 
 
 @pytest.fixture(autouse=True)
-def no_figures_left():
-    """Closes what the scripts leave open for a notebook to show."""
+def nothing_outlives_main():
+    """Checks the signal handlers, as `%run` in a notebook leaves them to its kernel, and
+    closes the figures that the scripts leave open for it to show."""
+    numbers = [
+        signal.SIGINT,
+        signal.SIGTERM,
+        getattr(signal, "SIGPIPE", signal.SIGABRT),
+    ]
+    before = [signal.getsignal(number) for number in numbers]
     yield
     plt.close("all")
+    assert [signal.getsignal(number) for number in numbers] == before
 
 
 @pytest.fixture
@@ -40,50 +48,40 @@ def in_tmp(tmp_path, monkeypatch):
     return tmp_path
 
 
+def start_script(folder, name, *args, env=None, **kwargs):
+    """Starts a script on a machine without a display, in a folder with it and
+    sequence.py alone."""
+    folder.mkdir(exist_ok=True)
+    shutil.copy(ROOT / "sequence.py", folder)
+    shutil.copy(ROOT / f"{name}.py", folder)
+    hidden = {"DISPLAY", "WAYLAND_DISPLAY", "MPLBACKEND", "PYTHONPATH"}
+    inherited = {k: v for k, v in os.environ.items() if k not in hidden}
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # In the background of a shell, pytest ignores Ctrl-C; the script shall not.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(
+        [sys.executable, folder / f"{name}.py", *map(str, args)],
+        **{"cwd": folder, **streams, **kwargs},
+        env={**inherited, "PYTHONUNBUFFERED": "1", **(env or {})},
+    )
+    signal.signal(signal.SIGINT, before)
+    process.folder = folder
+    return process
+
+
 @pytest.fixture
 def start(tmp_path):
-    """Starts a script on a machine without a display, in a folder with it and
-    sequence.py alone, whose name has a space and a letter outside ASCII."""
-    folder = tmp_path / "a copy für you"
+    """Starts a script as start_script does, and ends it with the test."""
     processes = []
 
-    def start(name, *args, env=None, **kwargs):
-        folder.mkdir(exist_ok=True)
-        shutil.copy(ROOT / "sequence.py", folder)
-        shutil.copy(ROOT / f"{name}.py", folder)
-        hidden = {"DISPLAY", "WAYLAND_DISPLAY", "MPLBACKEND", "PYTHONPATH"}
-        inherited = {k: v for k, v in os.environ.items() if k not in hidden}
-        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        # In the background of a shell, pytest ignores Ctrl-C; the script shall not.
-        before = signal.signal(signal.SIGINT, signal.default_int_handler)
-        process = subprocess.Popen(
-            [sys.executable, folder / f"{name}.py", *map(str, args)],
-            **{"cwd": folder, **streams, **kwargs},
-            env={**inherited, "PYTHONUNBUFFERED": "1", **(env or {})},
-        )
-        signal.signal(signal.SIGINT, before)
-        process.folder = folder
-        processes.append(process)
-        return process
+    def start(*args, **kwargs):
+        processes.append(start_script(tmp_path / "copy", *args, **kwargs))
+        return processes[-1]
 
     yield start
     for process in processes:
         process.kill()
         process.communicate()
-
-
-@pytest.fixture
-def run(start):
-    """Runs a script as `start` does, and waits for its end."""
-
-    def run(*args, **kwargs):
-        process = start(*args, **kwargs)
-        stdout, stderr = process.communicate(timeout=120)
-        result = subprocess.CompletedProcess(args, process.returncode, stdout, stderr)
-        result.folder = process.folder
-        return result
-
-    return run
 
 
 def assert_is_picture(path):

@@ -18,8 +18,12 @@ BUILDERS = {
 
 @pytest.mark.parametrize("script", BUILDERS)
 def test_script_trains_and_scores_as_the_tutorials_loop(script, in_tmp, capsys):
-    assert script.main(["--epochs", "10", "--seed", "3", "--timesteps", "7"]) == 0
+    path = in_tmp / "ein Bild für dich.PDF"
+    args = ["--epochs", "10", "--seed", "3", "--timesteps", "7", "--plot", str(path)]
+    assert script.main(args) == 0
     printed = capsys.readouterr().out
+    assert path.read_bytes().startswith(b"%PDF")
+    assert printed.splitlines()[-1] == f"Figure saved as {path}"
     # The same seeds, and a fit call a sequence.
     keras.utils.set_random_seed(3)
     rng = np.random.default_rng(3)

@@ -11,19 +11,18 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import CLASSIFIERS, ROOT, assert_is_picture
+from conftest import CLASSIFIERS, ROOT, assert_is_picture, start_script
 
-NO_JIT = ["--no-jit", "--epochs", 5, "--repeats", 2]
 QUICK = {
     "lstm_classify": ["--epochs", 5],
     "bilstm_classify": ["--epochs", 5],
-    "compare_directions": [*NO_JIT, "--csv", "losses.csv"],
-    "compare_merge_modes": NO_JIT,
+    "compare_directions": ["--epochs", 5, "--repeats", 2, "--csv", "losses.csv"],
+    "compare_merge_modes": ["--no-jit", "--epochs", 5, "--repeats", 2],
 }
 EXPECTED = {
     "lstm_classify": ["Epoch 5/5", "Expected: [", "LSTM ", "position baseline"],
     "bilstm_classify": ["Epoch 5/5", "Expected: [", "BiLSTM ", "position baseline"],
-    "compare_directions": ["lstm_forw ", "lstm_back ", "bilstm_con ", "2 repeats"],
+    "compare_directions": ["lstm_forw ", "lstm_back ", "bilstm_con ", "repeats: 2"],
     "compare_merge_modes": ["bilstm_sum ", "bilstm_mul ", "bilstm_ave ", "bilstm_con "],
 }
 
@@ -33,51 +32,31 @@ def without_durations(printed):
     return [line for line in printed.splitlines() if "s/" not in line]
 
 
-@pytest.mark.parametrize("name", list(QUICK))
-def test_standalone_without_a_display(name, run, in_tmp, capsys):
-    # One asks for a window system that is not there.
-    env = {"MPLBACKEND": "TkAgg"} if name == "bilstm_classify" else {}
-    result = run(name, *QUICK[name], env=env)
-    assert result.returncode == 0, result.stderr
-    assert all(text in result.stdout for text in EXPECTED[name])
-    assert result.stdout.splitlines()[-1] == f"Figure saved as {name}.png"
-    assert_is_picture(result.folder / f"{name}.png")
-    made = {path.name for path in result.folder.iterdir()} - {"__pycache__"}
-    csv = {"losses.csv"} & set(QUICK[name])
-    assert made == {"sequence.py", f"{name}.py", f"{name}.png"} | csv
-    assert "non-interactive" not in result.stderr
-    if name not in ("lstm_classify", "compare_directions"):  # the other two do alike
-        return
-    # The same command prints and writes the same numbers again.
-    assert importlib.import_module(name).main([str(x) for x in QUICK[name]]) == 0
-    again = capsys.readouterr().out
-    assert without_durations(again) == without_durations(result.stdout)
-    for file in csv:
-        tidy = (in_tmp / file).read_bytes()
-        assert tidy == (result.folder / file).read_bytes()
-        assert tidy.startswith(b"model,seed,epoch,loss")
+@pytest.fixture(scope="module", autouse=True)
+def started(tmp_path_factory):
+    """All four scripts, each in a folder of its own, whose name has a space and a letter
+    outside ASCII. They run while other tests of this file do."""
+    # Somebody has set Keras to another backend, and float64.
+    config = tmp_path_factory.mktemp("keras")
+    (config / "keras.json").write_text('{"floatx": "float64", "backend": "jax"}')
+    other_keras = {"KERAS_BACKEND": "jax", "KERAS_HOME": str(config)}
+    processes = {}
+    for name, args in QUICK.items():
+        folder = tmp_path_factory.mktemp(name) / "a copy für you"
+        env = other_keras if name == "compare_directions" else None
+        processes[name] = start_script(folder, name, *args, env=env)
+    yield processes
+    for process in processes.values():
+        process.kill()
+        process.communicate()
 
 
-def test_classifier_prints_as_the_tutorial(in_tmp, capsys):
-    script = importlib.import_module("lstm_classify")
-    assert script.main(["--epochs", "3", "--timesteps", "7", "--verbose", "0"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    values = {"[0]", "[1]"}
-    for line in lines[:7]:
-        expected, y, predicted, yhat = line.split()
-        assert (expected, predicted) == ("Expected:", "Predicted")
-        assert y in values and yhat in values
-    assert lines[7].startswith("1,000 new sequences")
-    assert len(lines) == 11
-
-
-def test_figure_is_saved_in_the_format_of_its_name(in_tmp, capsys):
-    script = importlib.import_module("bilstm_classify")
-    path = in_tmp / "ein Bild für dich.PDF"
-    args = ["--epochs", "2", "--verbose", "0", "--timesteps", "4", "--plot", str(path)]
-    assert script.main(args) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == f"Figure saved as {path}"
-    assert path.read_bytes().startswith(b"%PDF")
+@pytest.fixture(scope="module")
+def ended(started):
+    """The four scripts, at their end."""
+    for process in started.values():
+        process.printed = process.communicate(timeout=180)
+    return started
 
 
 REFUSALS = [
@@ -205,7 +184,7 @@ def on_terminal(start):
     process = start("compare_directions", *args, stdout=end)
     os.close(end)
     printed = b""
-    while b" 3/5000" not in printed:
+    while b" 9/15000" not in printed:
         printed += os.read(terminal, 4096)
 
     def read_on():
@@ -235,7 +214,7 @@ def test_ctrl_c_reports_the_repeats_that_have_ended(on_terminal):
     assert "Traceback" not in stderr
     seeds = get_seeds(process)
     assert seeds == list(range(1, len(seeds) + 1)) and len(seeds) >= 3
-    assert f"epochs, {len(seeds)} repeats" in printed
+    assert f"epochs, repeats: {len(seeds)}\r" in printed
     assert_is_picture(process.folder / "compare_directions.png")
 
 
@@ -265,36 +244,44 @@ def test_closed_pipe_leaves_no_traceback(name, start):
     assert "Traceback" not in stderr and "BrokenPipe" not in stderr
 
 
-SIGNALS = [signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGPIPE", signal.SIGABRT)]
-
-
-@pytest.mark.parametrize("name", ["sequence", "lstm_classify", "compare_merge_modes"])
-def test_nothing_outlives_main(name, in_tmp, capsys, monkeypatch):
+@pytest.mark.parametrize("name", ["sequence", "lstm_classify"])
+def test_ctrl_c_works_after_a_run(name, in_tmp, capsys, monkeypatch):
     """As in `%run` of a notebook, whose kernel goes on with what a script has set."""
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, QUICK.get(name, []))])
-    before = [signal.getsignal(number) for number in SIGNALS]
     with pytest.raises(SystemExit) as stopped:
         runpy.run_path(ROOT / f"{name}.py", run_name="__main__")
     assert not stopped.value.code
-    assert [signal.getsignal(number) for number in SIGNALS] == before
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
 
 
-def test_backend_that_does_not_exist_is_named(run):
-    result = run("lstm_classify", env={"KERAS_BACKEND": "nonsense"})
-    assert result.returncode != 0 and "nonsense" in result.stderr.splitlines()[-1]
+def test_backend_that_does_not_exist_is_named(start):
+    process = start("lstm_classify", env={"KERAS_BACKEND": "nonsense"})
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode != 0 and "nonsense" in stderr.splitlines()[-1]
 
 
-def test_comparison_works_whatever_keras_is_set_to(run, tmp_path):
-    """Another backend, and float64: losses are those of a classifier's metric."""
-    config = tmp_path / "keras"
-    config.mkdir()
-    (config / "keras.json").write_text('{"floatx": "float64", "backend": "jax"}')
-    env = {"KERAS_BACKEND": "jax", "KERAS_HOME": str(config)}
-    args = ["--epochs", 5, "--repeats", 2, "--csv", "losses.csv"]
-    result = run("compare_directions", *args, env=env)
-    assert result.returncode == 0, result.stderr
-    losses = pd.read_csv(result.folder / "losses.csv")["loss"]
-    assert losses.between(0.3, 1.5).all()
-    assert losses.iloc[0] == pytest.approx(np.log(2), abs=0.05)
+@pytest.mark.parametrize("name", list(QUICK))
+def test_standalone_without_a_display(name, ended):
+    stdout, stderr = ended[name].printed
+    assert ended[name].returncode == 0, stderr
+    assert all(text in stdout for text in EXPECTED[name])
+    assert stdout.splitlines()[-1] == f"Figure saved as {name}.png"
+    folder = ended[name].folder
+    assert_is_picture(folder / f"{name}.png")
+    made = {path.name for path in folder.iterdir()} - {"__pycache__"}
+    csv = {"losses.csv"} & set(QUICK[name])
+    assert made == {"sequence.py", f"{name}.py", f"{name}.png"} | csv
+    assert "non-interactive" not in stderr
+    if csv:
+        losses = pd.read_csv(folder / "losses.csv")["loss"]
+        assert losses.between(0.3, 1.5).all()
+        assert losses.iloc[0] == pytest.approx(np.log(2), abs=0.05)
+
+
+def test_same_command_prints_the_same_numbers_again(ended, in_tmp, capsys):
+    args = [str(arg) for arg in QUICK["lstm_classify"]]
+    assert importlib.import_module("lstm_classify").main(args) == 0
+    again = capsys.readouterr().out
+    before = ended["lstm_classify"].printed[0]
+    assert without_durations(again) == without_durations(before)

@@ -69,9 +69,13 @@ def test_losses_are_those_of_fit(name, study):
     np.testing.assert_allclose(losses, fit_losses(build, 41, 10, step), atol=1e-4)
 
 
-def test_no_jit_gives_the_same_losses_over_the_default_epochs(in_tmp, study):
+def test_no_jit_gives_the_same_losses_and_one_repeat_no_interval(in_tmp, study, capsys):
     args = ["--no-jit", "--repeats", "1", "--seed", "40", "--aligned"]
     assert main([*args, "--csv", "b.csv", "--plot", "b.png"]) == 0
+    printed = capsys.readouterr().out
+    assert "epochs, repeats: 1\n" in printed and "nan" not in printed.lower()
+    [row] = re.findall(r"lstm_forw +(.*)", printed)
+    assert len(row.split()) == 2
     keys = ["model", "seed", "epoch"]
     both = pd.read_csv("b.csv").merge(study[0], on=keys, validate="1:1")
     assert len(both) == 4 * 250
@@ -142,22 +146,12 @@ def test_table_holds_the_statistics_of_the_csv(study):
         assert printed == pytest.approx(expected, abs=6e-4)
     [baseline] = [line for line in lines if line.startswith("position baseline")]
     assert float(baseline.split()[2]) == pytest.approx(0.2387, abs=0.001)
-    assert "Mean of the last 50 of 250 epochs, 8 repeats" in lines
+    assert "Mean of the last 50 of 250 epochs, repeats: 8" in lines
     assert max(map(len, lines)) <= 80
 
 
 def interval(values):
     return values.mean(), 2.3646 * values.std(ddof=1) / np.sqrt(len(values))
-
-
-def test_one_repeat_has_no_interval(in_tmp, capsys):
-    args = ["--repeats", "1", "--epochs", "5", "--no-jit"]
-    assert main(args) == 0
-    printed = capsys.readouterr().out
-    assert "nan" not in printed and "±" not in printed
-    assert "Mean of the last 5 of 5 epochs, one repeat" in printed
-    [row] = re.findall(r"lstm_forw +(.*)", printed)
-    assert len(row.split()) == 2
 
 
 def get_data(seed, n_epochs=250):

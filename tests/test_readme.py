@@ -5,13 +5,14 @@ import os
 import re
 import runpy
 import shlex
-import shutil
 import subprocess
 import sys
 
 import pandas as pd
 import pytest
 from conftest import CLASSIFIERS, COMPARISONS, ROOT
+
+import compare_directions
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FILES = ["sequence", *CLASSIFIERS, *COMPARISONS]
@@ -27,67 +28,63 @@ OF_A_SCRIPT = [c for c in IN_BLOCKS + IN_TABLES if re.match(r"python \w+\.py", c
 LOOPS = [line for line in IN_BLOCKS if line.startswith("for ")]
 
 
-def shorten(command):
-    """The command with smaller numbers, and those that are defaults written out."""
-    script = re.search(r"python (\w+)\.py", command)[1]
-    short = {"--epochs": 3}
-    if script in COMPARISONS:
-        short["--repeats"] = 2
-    for option, number in short.items() if script != "sequence" else ():
-        command = re.sub(rf" {option} \d+", "", command)
-        command = command.replace(f"{script}.py", f"{script}.py {option} {number}")
-    return command.replace("seq 20", "seq 1").replace("50 * TASK", "2 * TASK")
+def assert_is_accepted(command, folder):
+    """Reads the options as the script does; other tests run what they say."""
+    python, file, *args = shlex.split(command)
+    assert python == "python" and (ROOT / file).is_file()
+    if args:
+        options = vars(importlib.import_module(file[:-3]).parse_args(args))
+        names = {arg[2:].replace("-", "_") for arg in args if arg.startswith("--")}
+        assert names <= set(options)  # none of them an abbreviation
+    assert list(folder.iterdir()) == []
 
 
-@pytest.mark.parametrize("command", dict.fromkeys(map(shorten, OF_A_SCRIPT)))
-def test_command_runs(command, in_tmp, capsys):
-    _, script, *args = shlex.split(command)
-    no_jit = ["--no-jit"] if script[:-3] in COMPARISONS else []
-    assert not importlib.import_module(script[:-3]).main(args + no_jit)
-    assert capsys.readouterr().out
+@pytest.mark.parametrize("command", dict.fromkeys(OF_A_SCRIPT))
+def test_command_is_accepted(command, in_tmp):
+    assert_is_accepted(command, in_tmp)
 
 
-@pytest.fixture(scope="module")
-def copy(tmp_path_factory):
-    """A folder with the scripts."""
-    folder = tmp_path_factory.mktemp("copy")
-    for name in FILES:
-        shutil.copy(ROOT / f"{name}.py", folder)
-    return folder
-
-
-def run_in(folder, *command):
+def run_bash(command, folder):
     """Runs a command in the folder, where `python` is this Python."""
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
     environment = {**os.environ, "PATH": path, "MPLBACKEND": "agg"}
-    result = subprocess.run(
-        command,
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    options = {"cwd": folder, "env": environment, "capture_output": True, "text": True}
+    result = subprocess.run(["bash", "-c", command], **options, check=False)
     assert result.returncode == 0, result.stderr
     return result.stdout
 
 
-def test_loops_run_and_the_parts_of_many_machines_join(copy, monkeypatch, capsys):
-    accuracy, parts = LOOPS
-    [row] = run_in(copy, "bash", "-c", shorten(accuracy)).splitlines()
-    assert 0 < float(row.split()[1]) < 1
-    monkeypatch.chdir(copy)
-    # Bash fills in the numbers, and the commands run in this process.
-    echoed = run_in(copy, "bash", "-c", shorten(parts).replace("python ", "echo "))
-    for command in echoed.splitlines():
-        script, *args = command.split()
-        main = importlib.import_module(script.removesuffix(".py")).main
-        assert main([*args, "--no-jit"]) == 0
+def test_loop_over_seeds_picks_the_accuracies(in_tmp, capsys):
+    loop = LOOPS[0]
+    echoed = loop.replace("python ", "echo python ").replace("| grep LSTM | sort", "")
+    commands = run_bash(echoed, in_tmp).splitlines()
+    for command in commands:
+        assert_is_accepted(command, in_tmp)
+    assert len(set(commands)) == len(commands) == 20
+    importlib.import_module("lstm_classify").main(["--epochs", "3", "--verbose", "0"])
+    (in_tmp / "printed").write_text(capsys.readouterr().out)
+    rows = run_bash(f"python() {{ cat printed; }}; {loop}", in_tmp).splitlines()
+    assert len(rows) == 20 and all(0 < float(row.split()[1]) < 1 for row in rows)
+
+
+def test_parts_of_many_machines_join(in_tmp, capsys):
+    commands = run_bash(LOOPS[1].replace("python ", "echo python "), in_tmp)
+    paths = []
+    for command in commands.splitlines():
+        assert_is_accepted(command, in_tmp)
+        args = compare_directions.parse_args(shlex.split(command)[2:])
+        paths.append(args.csv)
+        seeds = range(args.seed, args.seed + args.repeats)
+    index = pd.MultiIndex.from_product(
+        [["a", "b"], seeds, [1, 2]], names=["model", "seed", "epoch"]
+    )
+    losses = pd.DataFrame({"loss": range(len(index))}, index).reset_index()
+    for i, path in enumerate(paths):
+        losses.assign(seed=losses["seed"] + 100 * i).to_csv(path, index=False)
     [join] = [block for block in blocks("python") if "part*.csv" in block]
-    capsys.readouterr()
     names = run_here(join)
-    assert pd.concat(names["parts"])["seed"].unique().tolist() == [0, 1, 2, 3]
-    assert "bilstm_con" in capsys.readouterr().out
+    assert pd.concat(names["parts"])["seed"].nunique() == len(paths) * len(seeds) > 20
+    assert {"a", "b"} <= set(capsys.readouterr().out.split())
 
 
 def run_here(source, run_name="snippet"):

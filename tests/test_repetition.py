@@ -93,7 +93,6 @@ def axes():
 
 # How each function that a reader may copy is called.
 CALLS = {
-    "draw_weights": lambda f: f(small_model()),
     "get_labels": lambda f: f(X),
     "get_sequence": lambda f: f(4),
     "get_sequences": lambda f: f(2, 4),
