@@ -60,8 +60,7 @@ def train_model(model, X, y):
         with tf.GradientTape() as tape:
             # Read the variables once an update. Left to itself, the LSTM reads its
             # weights at each timestep, and the gradient keeps as many copies of them.
-            values = [tf.convert_to_tensor(variable) for variable in model.variables]
-            state = zip(model.variables, values)
+            state = [(v, tf.convert_to_tensor(v)) for v in model.variables]
             with keras.StatelessScope(state, collect_losses=True) as scope:
                 yhat = model(X[None], training=True)  # a batch of one sequence
                 loss = model.compute_loss(y=y[None], y_pred=yhat)
@@ -78,9 +77,10 @@ def train_model(model, X, y):
 def train_repeats(models, get_data, seeds, jit=True):
     """Trains every model once a seed, and yields the losses of each seed when it ends.
 
-    `models` are compiled models by name, and `get_data(seed)` gives the X and y of
-    `train_model`, the same for all models. The losses are DataFrames with the columns
-    model, seed, epoch and loss. `jit` compiles with XLA, which refuses an LSTM on a GPU.
+    `models` are compiled models by name, which lose the weights that they have, and
+    `get_data(seed)` gives the X and y of `train_model`, the same for all models. The
+    losses are DataFrames with the columns model, seed, epoch and loss. `jit` compiles
+    with XLA, which refuses an LSTM on a GPU.
     """
     # Compiling takes a second or two a model, so the same models serve all seeds: each
     # time with new weights, and with their optimizers as they are at the beginning.
@@ -124,7 +124,7 @@ def summarize(results, n_last=50):
     if results["loss"].isna().any():  # pandas would leave it out.
         raise ValueError("the losses hold nan: a training has diverged")
     last = results[results["epoch"] > results["epoch"].max() - n_last]
-    loss = last.pivot_table("loss", "seed", "model", sort=False).dropna()
+    loss = last.pivot_table("loss", "seed", "model", sort=False).dropna().astype(float)
     above = loss.sub(loss[loss.mean().idxmin()], axis="index")
     columns = {
         "log loss": loss.mean(),
