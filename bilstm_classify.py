@@ -16,7 +16,7 @@ import signal
 import sys
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # hides TensorFlow's log
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # hides most of TensorFlow's log
 
 import keras
 import matplotlib.pyplot as plt
@@ -51,7 +51,7 @@ def plot_training(ax, losses):
     running_mean = losses.rolling(50, min_periods=1).mean()
     ax.plot(losses, ".", color="#56B4E9", alpha=0.4, markersize=4, label="one epoch")
     ax.plot(running_mean, color="#0072B2", linewidth=2, label="mean of the last 50")
-    ax.set(title="Training: log loss of each new sequence", ylim=(0, None))
+    ax.set_title("Training: log loss of each new sequence")
     ax.set(xlabel="epoch (a new sequence each)", ylabel="log loss (nats)")
 
 
@@ -78,16 +78,16 @@ def plot_sequence(ax, X, y, yhat):
 
 
 def parse_args(argv):
-    """Reads the options, and refuses what would fail only after the training."""
+    """Reads the options, and refuses bad ones before the training."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("--timesteps", type=int, default=10, help="length of a sequence [%(default)s]")
-    add("--units", type=int, default=20, help="LSTM units a direction [%(default)s]")
+    add("--units", type=int, default=20, help="LSTM units per direction [%(default)s]")
     add("--epochs", type=int, default=1000, help="a new sequence each [%(default)s]")
     add("--seed", type=int, default=1, help="of weights and data [%(default)s]")
-    verbose = "print 0 nothing, 1 a bar, 2 a line each epoch [%(default)s]"
+    verbose = "of each epoch print 0 nothing, 1 a bar, 2 a line [%(default)s]"
     add("--verbose", type=int, choices=[0, 1, 2], default=2, help=verbose)
     add("--plot", type=Path, help="save the figure in this file, instead of showing it")
     args = parser.parse_args(argv)
@@ -122,7 +122,7 @@ def main(argv=None):
 
     def stop(signum, frame):
         model.stop_training = True
-        signal.signal(signal.SIGINT, before)  # A second one does what it did before.
+        signal.signal(signal.SIGINT, before)  # A second Ctrl-C is not caught.
 
     before = signal.signal(signal.SIGINT, stop)
     try:
@@ -158,6 +158,7 @@ def main(argv=None):
     figure.suptitle(f"{scored}; position alone: {baseline[0]:.1%}")
     plot_training(left, history.history["loss"])
     left.axhline(baseline[1], color="0.3", linestyle="--", label="position baseline")
+    left.set_ylim(bottom=0)
     plot_sequence(right, X[0, :, 0], y[0, :, 0], yhat[0, :, 0])
     below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.15), "ncols": 3}
     left.legend(**below, frameon=False)

@@ -2,8 +2,8 @@
 
 Every model is trained many times, all on the same sequences. You will see its
 mean log loss with a 95% interval, how far it is above the best model's, and a
-figure of the learning curves. Ctrl-C ends the training after the repeat at
-hand, and shows what there is.
+figure of the learning curves, beside the loss of guessing from the position
+alone. Ctrl-C ends the training after the repeat at hand, and reports.
 
 Example:
     python compare_directions.py --repeats 100 --csv directions.csv
@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 os.environ["KERAS_BACKEND"] = "tensorflow"  # which train_model is written for
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # hides TensorFlow's log
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # hides most of TensorFlow's log
 
 import keras
 import matplotlib.pyplot as plt
@@ -78,9 +78,9 @@ def get_aligned_lstm_model(n_timesteps, n_units=20, n_features=1):
 def train_model(model, X, y):
     """Trains the model with one update a sequence, and gives the loss of each update.
 
-    It is `fit` with a batch of one, for `tf.function(train_model, jit_compile=True)`,
-    which needs the optimizer built. X is `[n_epochs, n_timesteps, n_features]`, y is
-    `[n_epochs, n_timesteps, 1]`, the losses are `[n_epochs]`.
+    It is `fit` with a batch of one, in float32, to be compiled with `tf.function` after
+    `model.optimizer.build(model.trainable_variables)`. X is `[n_epochs, n_timesteps,
+    n_features]`, y is `[n_epochs, n_timesteps, 1]`, the losses are `[n_epochs]`.
     """
 
     def update(sequence):
@@ -105,8 +105,8 @@ def train_model(model, X, y):
 def train_repeats(models, get_data, seeds, jit=True):
     """Trains every model once a seed, and yields the losses of each seed when it ends.
 
-    `models` are compiled models by name, which lose the weights that they have, and
-    `get_data(seed)` gives the X and y of `train_model`, the same for all models. The
+    `models` are compiled models by name: all their weights are drawn anew for each seed.
+    `get_data(seed)` gives X and y, drawn from that seed, as `train_model` takes them. The
     losses are DataFrames with the columns model, seed, epoch and loss. `jit` compiles
     with XLA, which refuses an LSTM on a GPU.
     """
@@ -123,10 +123,10 @@ def train_repeats(models, get_data, seeds, jit=True):
         losses = []
         for name, model in models.items():
             keras.utils.set_random_seed(seed)
-            layers = keras.Model(model.inputs, model.outputs)
-            copy = keras.models.clone_model(layers)
-            old = layers.variables + model.optimizer.variables
-            new = copy.variables + optimizers[name].variables
+            bare = keras.Model(model.inputs, model.outputs)  # is not compiled
+            clone = keras.models.clone_model(bare)
+            old = bare.variables + model.optimizer.variables
+            new = clone.variables + optimizers[name].variables
             for variable, value in zip(old, new, strict=True):
                 variable.assign(value)
             columns = {"model": name, "seed": seed, "epoch": range(1, len(X) + 1)}
@@ -138,7 +138,7 @@ def train_repeats(models, get_data, seeds, jit=True):
 def half_interval(repeats):
     """Gives half of the 95% interval of each column's mean, nan for a single row."""
     df = max(1, len(repeats) - 1)
-    # The quantile of Student's t distribution, which draws give to half a percent.
+    # NumPy has no quantiles of Student's t: draws give them within half a percent.
     t = np.quantile(abs(np.random.default_rng(0).standard_t(df, 200_000)), 0.95)
     return t * repeats.sem()
 
@@ -146,13 +146,15 @@ def half_interval(repeats):
 def summarize(results, n_last=50):
     """Gives each model's mean loss in the last epochs, and its distance from the best.
 
-    `results` has the columns model, seed, epoch and loss. The distance is taken seed by
-    seed, which is sharper than comparing intervals. Raises ValueError if a loss is nan.
+    `results` has the columns model, seed, epoch and loss; seeds that a model lacks are
+    left out. The distance is taken seed by seed, which is sharper than comparing
+    intervals. Raises ValueError if a loss is nan or infinite.
     """
-    if results["loss"].isna().any():  # pandas would leave it out.
-        raise ValueError("the losses hold nan: a training has diverged")
+    if not np.isfinite(results["loss"]).all():  # pandas would leave out nan.
+        raise ValueError("a loss is nan or infinite: a training has diverged")
     last = results[results["epoch"] > results["epoch"].max() - n_last]
-    loss = last.pivot_table("loss", "seed", "model", sort=False).dropna().astype(float)
+    loss = last.pivot_table("loss", index="seed", columns="model", sort=False)
+    loss = loss.dropna().astype(float)
     above = loss.sub(loss[loss.mean().idxmin()], axis="index")
     columns = {
         "log loss": loss.mean(),
@@ -169,13 +171,13 @@ def plot_results(ax, results, n_points=25):
     `results` has the columns model, seed, epoch and loss. Neighbouring epochs are
     averaged, to at most n_points. The raw losses of a single seed are drawn faintly.
     """
-    # Colours that colour-blind readers can tell apart, and markers for those without.
+    # Colours that colour-blind readers can tell apart, and markers for prints in grey.
     colors = plt.style.library["seaborn-v0_8-colorblind"]["axes.prop_cycle"]
     ax.set_prop_cycle(colors + plt.cycler(marker="os^DvP"))
-    width = math.ceil(results["epoch"].max() / n_points)
+    width = math.ceil(results["epoch"].nunique() / n_points)
     middle = results.groupby((results["epoch"] - 1) // width)["epoch"].transform("mean")
     for name, losses in results.assign(middle=middle).groupby("model", sort=False):
-        repeats = losses.pivot_table("loss", "seed", "middle")
+        repeats = losses.pivot_table("loss", index="seed", columns="middle")
         mean, half = repeats.mean(), half_interval(repeats)
         [line] = ax.plot(mean, label=name)
         faint = {"color": line.get_color(), "alpha": 0.25}
@@ -183,29 +185,28 @@ def plot_results(ax, results, n_points=25):
         if len(repeats) == 1:
             ax.plot(losses.set_index("epoch")["loss"].sort_index(), marker="", **faint)
     ax.set(xlabel="epoch", ylabel="log loss (nats)")
-    ax.set_ylim(bottom=0)
 
 
 def parse_args(argv):
-    """Reads the options, and refuses what would fail only after the training."""
+    """Reads the options, and refuses bad ones before the training."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("--timesteps", type=int, default=10, help="length of a sequence [%(default)s]")
-    add("--units", type=int, default=20, help="LSTM units a direction [%(default)s]")
+    add("--units", type=int, default=20, help="LSTM units per direction [%(default)s]")
     add("--epochs", type=int, default=250, help="a new sequence each [%(default)s]")
     add("--repeats", type=int, default=30, help="trainings of a model [%(default)s]")
     add("--seed", type=int, default=1, help="the first repeat's [%(default)s]")
     add("--aligned", action="store_true", help="add lstm_back in forward order")
-    add("--no-jit", action="store_true", help="train without XLA, slower")
+    add("--no-jit", action="store_true", help="train without XLA, often slower")
     add("--csv", type=Path, help="save every loss in this file, as each repeat ends")
     add("--plot", type=Path, help="save the figure in this file, instead of showing it")
     args = parser.parse_args(argv)
     if min(args.timesteps, args.units, args.epochs, args.repeats) < 1:
         parser.error("--timesteps, --units, --epochs and --repeats must be at least 1")
     if not 0 <= args.seed <= 2**32 - args.repeats:
-        parser.error("--seed to --seed + --repeats - 1 must be from 0 to 2**32 - 1")
+        parser.error(f"--seed must be from 0 to {2**32 - args.repeats}")
     canvas = plt.figure().canvas
     plt.close()
     if not canvas.required_interactive_framework:  # There are no windows.
@@ -245,13 +246,15 @@ def main(argv=None):
     def get_data(seed):
         return get_sequences(args.epochs, timesteps, rng=seed)
 
-    def stop(signum, frame):
-        stopped.append(signum)
-        signal.signal(signal.SIGINT, before)  # A second one does what it did before.
+    finished, stopped = [], False
 
-    finished, stopped = [], []
+    def stop(signum, frame):
+        nonlocal stopped
+        stopped = True
+        signal.signal(signal.SIGINT, before)  # A second Ctrl-C is not caught.
+
     seeds = range(args.seed, args.seed + args.repeats)
-    bar = 1 if sys.stdout.isatty() else 2  # In a file, its last line is enough.
+    bar = 1 if sys.stdout.isatty() else 2  # In a file, a line at the end is enough.
     total = args.repeats * len(models)
     progress = keras.utils.Progbar(total, verbose=bar, unit_name="training")
     before = signal.signal(signal.SIGINT, stop)
@@ -280,7 +283,8 @@ def main(argv=None):
     figure, ax = plt.subplots(figsize=(10, 5.4), layout="constrained")
     plot_results(ax, results)
     ax.axhline(baseline, color="0.3", linestyle="--", label="position baseline")
-    ended = f"{loss.min():.3f} in the last {n_last} epochs"
+    ax.set_ylim(bottom=0)
+    ended = f"{loss.min():.3f}, position baseline {baseline:.3f}"
     ax.set_title(f"{loss.idxmin()} ends lowest: {ended}")
     legend = f"mean, 95% interval\n{repeats}"
     figure.legend(loc="outside right upper", title=legend, frameon=False)

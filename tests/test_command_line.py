@@ -65,7 +65,7 @@ REFUSALS = [
     (["--epochs", "2.5"], ["--epochs", "'2.5'"]),
     (["--epochs", "many"], ["--epochs", "'many'"]),
     (["--seed", "-1"], ["--seed", "from 0"]),
-    (["--seed", str(2**32)], ["--seed", "2**32"]),
+    (["--seed", str(2**32)], ["--seed", "from 0"]),
     (["--plot", "missing/a.png"], ["missing/a.png", "No such file"]),
     (["--plot", "file/a.png"], ["file/a.png", "Not a directory"]),
     (["--plot", "folder.png"], ["folder.png", "Is a directory"]),
@@ -81,7 +81,7 @@ OF_COMPARISONS = [
     (["--csv", "missing/a.csv"], ["missing/a.csv", "No such file"]),
     (["--csv", "folder.png"], ["folder.png", "Is a directory"]),
     (["--csv", "a.png", "--plot", "file/../a.png"], ["--csv", "--plot", "two files"]),
-    (["--seed", str(2**32 - 2), "--repeats", "3"], ["--seed + --repeats - 1", "2**32"]),
+    (["--seed", str(2**32 - 2), "--repeats", "3"], ["--seed", str(2**32 - 3)]),
 ]
 
 

@@ -175,9 +175,10 @@ def test_summary_of_any_selection_in_any_order(results):
     assert one["± 95%"].isna().all()
 
 
-def test_summary_of_a_diverged_training_is_refused(results):
-    results.loc[results["epoch"] == 60, "loss"] = np.nan
-    with pytest.raises(ValueError, match="nan"):
+@pytest.mark.parametrize("loss", [np.nan, np.inf])
+def test_summary_of_a_diverged_training_is_refused(results, loss):
+    results.loc[results["epoch"] == 60, "loss"] = loss
+    with pytest.raises(ValueError, match="diverged"):
         summarize(results)
 
 
@@ -215,7 +216,6 @@ def test_figure_tells_six_models_apart(n_epochs):
     plot_results(ax, pd.Series(losses, index, name="loss").reset_index())
     assert len({line.get_color() for line in ax.lines}) == 6
     assert len({line.get_marker() for line in ax.lines}) == 6
-    assert ax.get_ylim()[0] == 0
 
 
 def test_figure_of_long_trainings_has_at_most_50_points_and_one_seed_its_raw_losses():
