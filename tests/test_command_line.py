@@ -234,7 +234,8 @@ def test_killed_comparison_leaves_the_repeats_that_have_ended(on_terminal):
 def test_closed_pipe_leaves_no_traceback(name, start):
     reads, end = os.pipe()
     args = ["--epochs", 100_000] if name == "lstm_classify" else []
-    process = start(name, *args, stdout=end)
+    env = {"PYTHONUNBUFFERED": ""}  # as in a shell: what is printed may wait to the end
+    process = start(name, *args, stdout=end, env=env)
     os.close(end)
     if name == "lstm_classify":
         os.read(reads, 10)
