@@ -5,9 +5,9 @@ import importlib
 import os
 import runpy
 import signal
-import subprocess
 import sys
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
@@ -162,17 +162,24 @@ def test_ctrl_c_reports_what_was_trained(start):
     assert_is_picture(process.folder / "lstm_classify.png")
 
 
-def test_second_ctrl_c_ends_at_once(start):
-    # So long a step that both signals come before its end.
-    process = start("bilstm_classify", "--timesteps", 3000, "--units", 300)
-    wait_for(process, "Epoch 1/")
-    while process.poll() is None:
-        process.send_signal(signal.SIGINT)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=0.5)
-    stdout = process.communicate()[0]
-    assert process.returncode not in (0, 130) and "Expected" not in stdout
-    assert not (process.folder / "bilstm_classify.png").exists()
+def test_second_ctrl_c_ends_at_once(script, in_tmp, monkeypatch):
+    after_the_first = []
+
+    def press_twice(*args, **kwargs):
+        signal.raise_signal(signal.SIGINT)
+        after_the_first.append(args)
+        signal.raise_signal(signal.SIGINT)
+
+    def train_repeats(*args, **kwargs):
+        yield press_twice()
+
+    monkeypatch.setattr(keras.Sequential, "fit", press_twice)
+    monkeypatch.setattr(script, "train_repeats", train_repeats, raising=False)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    with pytest.raises(KeyboardInterrupt):
+        script.main([])
+    assert signal.signal(signal.SIGINT, before) == signal.default_int_handler
+    assert len(after_the_first) == 1 and list(in_tmp.iterdir()) == []
 
 
 @pytest.fixture
