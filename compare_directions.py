@@ -113,8 +113,9 @@ def train_repeats(models, get_data, seeds, jit=True):
     # Compiling takes a second or two a model, so the same models serve all seeds: each
     # time with new weights, and with their optimizers as they are at the beginning.
     train = tf.function(train_model, jit_compile=jit)
-    optimizers = {}
+    bare, optimizers = {}, {}
     for name, model in models.items():
+        bare[name] = keras.Model(model.inputs, model.outputs)  # is not compiled
         optimizers[name] = model.optimizer.from_config(model.optimizer.get_config())
         optimizers[name].build(model.trainable_variables)
         model.optimizer.build(model.trainable_variables)
@@ -123,9 +124,8 @@ def train_repeats(models, get_data, seeds, jit=True):
         losses = []
         for name, model in models.items():
             keras.utils.set_random_seed(seed)
-            bare = keras.Model(model.inputs, model.outputs)  # is not compiled
-            clone = keras.models.clone_model(bare)
-            old = bare.variables + model.optimizer.variables
+            clone = keras.models.clone_model(bare[name])
+            old = bare[name].variables + model.optimizer.variables
             new = clone.variables + optimizers[name].variables
             for variable, value in zip(old, new, strict=True):
                 variable.assign(value)
