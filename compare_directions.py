@@ -3,17 +3,21 @@
 Every model is trained many times, all on the same sequences. You will see its
 mean log loss with a 95% interval, how far it is above the best model's, and a
 figure of the learning curves, beside the loss of guessing from the position
-alone. Ctrl-C ends the training after the repeat at hand, and reports.
+alone. Ctrl-C ends the training after the repeat at hand, and reports; a second
+one ends the script as soon as the trainings that run return.
 
 Example:
-    python compare_directions.py --repeats 100 --csv directions.csv
+    python compare_directions.py --controls --repeats 100 --csv directions.csv
 """
 
 import argparse
 import math
 import os
+import random
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 os.environ["KERAS_BACKEND"] = "tensorflow"  # which train_model is written for
@@ -28,8 +32,10 @@ import tensorflow as tf
 from sequence import get_sequences, position_baseline
 
 
-def get_lstm_model(n_timesteps, backwards=False, n_units=20, n_features=1):
-    """Gives a compiled LSTM that predicts how likely each label is 1.
+def get_lstm_model(
+    n_timesteps, *, backwards=False, n_units=20, n_features=1, learning_rate=0.001
+):
+    """Returns a compiled LSTM that predicts how likely each label is 1.
 
     It maps `[samples, n_timesteps, n_features]` to probabilities
     `[samples, n_timesteps, 1]`; n_timesteps=None stands for any length. If it reads
@@ -41,12 +47,15 @@ def get_lstm_model(n_timesteps, backwards=False, n_units=20, n_features=1):
     model.add(keras.layers.LSTM(n_units, return_sequences=True, go_backwards=backwards))
     # Dense has the same weights at every timestep, without a TimeDistributed wrapper.
     model.add(keras.layers.Dense(1, activation="sigmoid"))
-    model.compile(loss="binary_crossentropy", optimizer="adam", metrics=["accuracy"])
+    adam = keras.optimizers.Adam(learning_rate)
+    model.compile(loss="binary_crossentropy", optimizer=adam, metrics=["accuracy"])
     return model
 
 
-def get_bi_lstm_model(n_timesteps, mode="concat", n_units=20, n_features=1):
-    """Gives a compiled bidirectional LSTM that predicts how likely each label is 1.
+def get_bi_lstm_model(
+    n_timesteps, mode="concat", *, n_units=20, n_features=1, learning_rate=0.001
+):
+    """Returns a compiled bidirectional LSTM that predicts how likely each label is 1.
 
     It maps `[samples, n_timesteps, n_features]` to probabilities
     `[samples, n_timesteps, 1]`; n_timesteps=None stands for any length. The mode is how
@@ -60,39 +69,66 @@ def get_bi_lstm_model(n_timesteps, mode="concat", n_units=20, n_features=1):
     model.add(keras.layers.Bidirectional(lstm, merge_mode=mode))
     # Dense has the same weights at every timestep, without a TimeDistributed wrapper.
     model.add(keras.layers.Dense(1, activation="sigmoid"))
-    model.compile(loss="binary_crossentropy", optimizer="adam", metrics=["accuracy"])
+    adam = keras.optimizers.Adam(learning_rate)
+    model.compile(loss="binary_crossentropy", optimizer=adam, metrics=["accuracy"])
     return model
 
 
-def get_aligned_lstm_model(n_timesteps, n_units=20, n_features=1):
-    """Gives a compiled LSTM that reads backwards, with its outputs in forward order."""
+def get_double_lstm_model(
+    n_timesteps, *, n_units=20, n_features=1, learning_rate=0.001
+):
+    """Returns a compiled model of two LSTMs that both read forwards, side by side.
+
+    It has as many weights as a bidirectional LSTM that concatenates, and is one but for
+    the direction of its second half.
+    """
+    inputs = keras.Input((n_timesteps, n_features))
+    first = keras.layers.LSTM(n_units, return_sequences=True)(inputs)
+    second = keras.layers.LSTM(n_units, return_sequences=True)(inputs)
+    both = keras.layers.Concatenate()([first, second])  # [..., 2 * n_units]
+    outputs = keras.layers.Dense(1, activation="sigmoid")(both)
+    model = keras.Model(inputs, outputs)
+    adam = keras.optimizers.Adam(learning_rate)
+    model.compile(loss="binary_crossentropy", optimizer=adam, metrics=["accuracy"])
+    return model
+
+
+def get_aligned_lstm_model(
+    n_timesteps, *, n_units=20, n_features=1, learning_rate=0.001
+):
+    """Returns a compiled LSTM that reads backwards, with its outputs in forward order.
+
+    A mask of padded timesteps ends at the flip: the loss would count them.
+    """
     inputs = keras.Input((n_timesteps, n_features))
     lstm = keras.layers.LSTM(n_units, return_sequences=True, go_backwards=True)
     in_order = keras.ops.flip(lstm(inputs), axis=1)  # [samples, n_timesteps, n_units]
     outputs = keras.layers.Dense(1, activation="sigmoid")(in_order)
     model = keras.Model(inputs, outputs)
-    model.compile(loss="binary_crossentropy", optimizer="adam", metrics=["accuracy"])
+    adam = keras.optimizers.Adam(learning_rate)
+    model.compile(loss="binary_crossentropy", optimizer=adam, metrics=["accuracy"])
     return model
 
 
 def train_model(model, X, y):
-    """Trains the model with one update a sequence, and gives the loss of each update.
+    """Trains the model with one update a batch, and returns the loss of each update.
 
-    It is `fit` with a batch of one, in float32, to be compiled with `tf.function` after
-    `model.optimizer.build(model.trainable_variables)`. X is `[n_epochs, n_timesteps,
-    n_features]`, y is `[n_epochs, n_timesteps, 1]`, the losses are `[n_epochs]`.
+    X and y are `[n_updates, batch_size, ...]`, the losses are `[n_updates]`. It is `fit`
+    without its callbacks and metrics (and without the memory of a stateful LSTM), to be
+    compiled with `tf.function` when the model and its optimizer are built.
     """
 
-    def update(sequence):
-        X, y = sequence  # [n_timesteps, n_features], [n_timesteps, 1]
+    def update(batch):
+        X, y = batch  # [batch_size, ...]
         with tf.GradientTape() as tape:
             # Read the variables once an update. Left to itself, the LSTM reads its
             # weights at each timestep, and the gradient keeps as many copies of them.
             state = [(v, tf.convert_to_tensor(v)) for v in model.variables]
             with keras.StatelessScope(state, collect_losses=True) as scope:
-                yhat = model(X[None], training=True)  # a batch of one sequence
-                loss = model.compute_loss(y=y[None], y_pred=yhat)
-        gradients = tape.gradient(loss, model.trainable_variables)
+                yhat = model(X, training=True)
+                loss = model.compute_loss(y=y, y_pred=yhat)
+            scaled_loss = model.optimizer.scale_loss(loss)  # of mixed precision
+        gradients = tape.gradient(scaled_loss, model.trainable_variables)
         model.optimizer.apply(gradients, model.trainable_variables)
         for variable in model.non_trainable_variables:  # BatchNormalization's, say
             variable.assign(scope.get_current_value(variable))
@@ -102,41 +138,54 @@ def train_model(model, X, y):
     return tf.map_fn(update, (X, y), parallel_iterations=1, fn_output_signature=floatx)
 
 
-def train_repeats(models, get_data, seeds, jit=True):
-    """Trains every model once a seed, and yields the losses of each seed when it ends.
+def train_repeats(builders, get_data, seeds, batch_size=1, jit=True):
+    """Trains every model once a seed, and yields the losses and the models of each seed.
 
-    `models` are compiled models by name: all their weights are drawn anew for each seed.
-    `get_data(seed)` gives X and y, drawn from that seed, as `train_model` takes them. The
-    losses are DataFrames with the columns model, seed, epoch and loss. `jit` compiles
-    with XLA, which refuses an LSTM on a GPU.
+    `builders` are functions without arguments, by name, that return a new compiled model.
+    `get_data(seed)` returns X and y, a sequence and its labels a row, to be trained on in
+    this order. The losses are a DataFrame with the columns model, seed, epoch (one update
+    each) and loss. The models, by name, are the same objects for all seeds, so score or
+    save them before the next. Layers that draw from `tf.random` or `keras.random` without
+    a seed are not reproducible. `jit` compiles with XLA, which refuses an LSTM on a GPU.
     """
-    # Compiling takes a second or two a model, so the same models serve all seeds: each
-    # time with new weights, and with their optimizers as they are at the beginning.
+    # Compiling takes a second or two a model. So the first model of a name serves all
+    # seeds: it starts each with the weights of a new model, and with its own optimizer
+    # as it was at the beginning.
     train = tf.function(train_model, jit_compile=jit)
-    bare, optimizers = {}, {}
-    for name, model in models.items():
-        bare[name] = keras.Model(model.inputs, model.outputs)  # is not compiled
-        optimizers[name] = model.optimizer.from_config(model.optimizer.get_config())
-        optimizers[name].build(model.trainable_variables)
-        model.optimizer.build(model.trainable_variables)
+    models, optimizers = {}, {}
     for seed in seeds:
-        X, y = get_data(seed)
-        losses = []
-        for name, model in models.items():
-            keras.utils.set_random_seed(seed)
-            clone = keras.models.clone_model(bare[name])
-            old = bare[name].variables + model.optimizer.variables
-            new = clone.variables + optimizers[name].variables
-            for variable, value in zip(old, new, strict=True):
+        # [n_updates, batch_size, ...]; NumPy refuses what does not fill whole batches.
+        X, y = [np.reshape(a, (-1, batch_size, *a.shape[1:])) for a in get_data(seed)]
+        for name, build in builders.items():
+            # Keras draws the seeds of its layers from Python's generator. Its own
+            # `set_random_seed` also empties TensorFlow's caches, which takes as long
+            # as the training.
+            random.seed(seed)
+            np.random.seed(seed)
+            new = build()
+            if not new.built:  # A subclassed model makes its weights when it is called.
+                new(X[0])
+            model = models.setdefault(name, new)
+            if model is new:
+                model.optimizer.build(model.trainable_variables)
+                optimizers[name] = [v.numpy() for v in model.optimizer.variables]
+            old_values = model.variables + model.optimizer.variables
+            new_values = new.variables + optimizers[name]
+            for variable, value in zip(old_values, new_values, strict=True):
                 variable.assign(value)
-            columns = {"model": name, "seed": seed, "epoch": range(1, len(X) + 1)}
-            columns["loss"] = train(model, X, y).numpy()
-            losses.append(pd.DataFrame(columns))
-        yield pd.concat(losses, ignore_index=True)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            losses = list(pool.map(partial(train, X=X, y=y), models.values()))
+        columns = {
+            "model": np.repeat(list(models), len(X)),
+            "seed": seed,
+            "epoch": np.tile(np.arange(1, len(X) + 1), len(models)),
+            "loss": np.concatenate(losses),
+        }
+        yield pd.DataFrame(columns), models
 
 
 def half_interval(repeats):
-    """Gives half of the 95% interval of each column's mean, nan for a single row."""
+    """Returns half of the 95% interval of each column's mean, nan for a single row."""
     df = max(1, len(repeats) - 1)
     # NumPy has no quantiles of Student's t: draws give them within half a percent.
     t = np.quantile(abs(np.random.default_rng(0).standard_t(df, 200_000)), 0.95)
@@ -144,20 +193,29 @@ def half_interval(repeats):
 
 
 def summarize(results, n_last=50):
-    """Gives each model's mean loss in the last epochs, and its distance from the best.
+    """Returns each model's mean loss in the last epochs, and its distance from the best.
 
     `results` has the columns model, seed, epoch and loss; seeds that a model lacks are
     left out. The distance is taken seed by seed, which is sharper than comparing
-    intervals. Raises ValueError if a loss is nan or infinite.
+    intervals. Raises ValueError if a loss is nan or infinite, or if a training has
+    repeated rows or other epochs than most.
     """
     if not np.isfinite(results["loss"]).all():  # pandas would leave out nan.
         raise ValueError("a loss is nan or infinite: a training has diverged")
+    rows = pd.crosstab([results["model"], results["seed"]], results["epoch"])
+    usual = rows.median().clip(upper=1)  # 1, or 0 for an epoch that most do not have
+    odd = rows.ne(usual)
+    if odd.any(axis=None):
+        model, seed = odd.any(axis="columns").idxmax()
+        epoch = odd.loc[(model, seed)].idxmax()
+        training = f"model {model}, seed {seed}: epoch {epoch}"
+        raise ValueError(f"{training} is missing, repeated, or only in this training")
     last = results[results["epoch"] > results["epoch"].max() - n_last]
     loss = last.pivot_table("loss", index="seed", columns="model", sort=False)
     loss = loss.dropna().astype(float)
     above = loss.sub(loss[loss.mean().idxmin()], axis="index")
     columns = {
-        "log loss": loss.mean(),
+        "loss": loss.mean(),
         "± 95%": half_interval(loss),
         "above the best": above.mean(),
         "± 95%, paired": half_interval(above),
@@ -165,26 +223,40 @@ def summarize(results, n_last=50):
     return pd.DataFrame(columns).rename_axis(None)
 
 
-def plot_results(ax, results, n_points=25):
+def plot_results(ax, results, n_last=50, n_points=25):
     """Draws each model's loss against the epoch: the seeds' mean in its 95% interval.
 
-    `results` has the columns model, seed, epoch and loss. Neighbouring epochs are
-    averaged, to at most n_points. The raw losses of a single seed are drawn faintly.
+    `results` are as for `summarize`, whose numbers of the last epochs stand in the
+    legend. Neighbouring epochs are averaged, to at most n_points. Of a single seed there
+    is no interval: its raw losses are drawn faintly.
     """
     # Colours that colour-blind readers can tell apart, and markers for prints in grey.
     colors = plt.style.library["seaborn-v0_8-colorblind"]["axes.prop_cycle"]
-    ax.set_prop_cycle(colors + plt.cycler(marker="os^DvP"))
+    colors = colors[:4].concat(colors[5:])  # without yellow, which is pale on white
+    markers = plt.cycler(marker="os^DP")
+    ax.set_prop_cycle(plt.cycler(linestyle=["-", "--"]) * (colors + markers))
     width = math.ceil(results["epoch"].nunique() / n_points)
-    middle = results.groupby((results["epoch"] - 1) // width)["epoch"].transform("mean")
-    for name, losses in results.assign(middle=middle).groupby("model", sort=False):
-        repeats = losses.pivot_table("loss", index="seed", columns="middle")
-        mean, half = repeats.mean(), half_interval(repeats)
-        [line] = ax.plot(mean, label=name)
+    points = results.groupby((results["epoch"] - 1) // width)["epoch"].transform("mean")
+    curves = results.pivot_table("loss", index="seed", columns=["model", points])
+    curves = curves.dropna()  # seeds that a model lacks
+    mean, half = curves.mean(), half_interval(curves)
+    summary, lines = summarize(results, n_last), {}
+    for name, (loss, _, above, above_half) in summary.iterrows():
+        label = f"{name}  {loss:.3f}"
+        if above > 0:
+            label += f", +{above:.3f}"
+        if above_half > 0:  # The best has no distance, and a single seed no interval.
+            label += f" ± {above_half:.3f}"
+        [lines[name]] = ax.plot(mean[name], label=label)
+    ax.set_ylim(ax.get_ylim())  # of the means: two repeats have an endless interval
+    for name, line in lines.items():
         faint = {"color": line.get_color(), "alpha": 0.25}
-        ax.fill_between(mean.index, mean - half, mean + half, **faint)
-        if len(repeats) == 1:
-            ax.plot(losses.set_index("epoch")["loss"].sort_index(), marker="", **faint)
-    ax.set(xlabel="epoch", ylabel="log loss (nats)")
+        low, high = mean[name] - half[name], mean[name] + half[name]
+        ax.fill_between(low.index, low, high, **faint)
+        if len(curves) == 1:
+            raw = results[results["model"] == name].set_index("epoch")["loss"]
+            ax.plot(raw.sort_index(), **faint, linestyle="-", marker="")
+    ax.set(xlabel="epoch", ylabel="loss")
 
 
 def parse_args(argv):
@@ -194,111 +266,111 @@ def parse_args(argv):
     )
     add = parser.add_argument
     add("--timesteps", type=int, default=10, help="length of a sequence [%(default)s]")
-    add("--units", type=int, default=20, help="LSTM units per direction [%(default)s]")
-    add("--epochs", type=int, default=250, help="a new sequence each [%(default)s]")
-    add("--repeats", type=int, default=30, help="trainings of a model [%(default)s]")
-    add("--seed", type=int, default=1, help="the first repeat's [%(default)s]")
-    add("--aligned", action="store_true", help="add lstm_back in forward order")
-    add("--no-jit", action="store_true", help="train without XLA, often slower")
-    add("--csv", type=Path, help="save every loss in this file, as each repeat ends")
-    add("--plot", type=Path, help="save the figure in this file, instead of showing it")
+    add("--units", type=int, default=20, help="LSTM units a direction [%(default)s]")
+    add("--epochs", type=int, default=250, help="one new sequence each [%(default)s]")
+    add("--learning-rate", type=float, default=0.001, help="step size [%(default)s]")
+    add("--repeats", type=int, default=30, help="trainings a model [%(default)s]")
+    add("--seed", type=int, default=1, help="seed of the first repeat [%(default)s]")
+    controls = "adds lstm_back in forward order, and two forward LSTMs side by side"
+    add("--controls", action="store_true", help=controls)
+    add("--no-jit", action="store_true", help="trains without XLA, often slower")
+    add("--csv", type=Path, help="saves each repeat's losses in this file as it ends")
+    figure = Path(__file__).with_suffix(".png").name
+    add("--plot", type=Path, default=figure, help="figure to save [%(default)s]")
     args = parser.parse_args(argv)
     if min(args.timesteps, args.units, args.epochs, args.repeats) < 1:
         parser.error("--timesteps, --units, --epochs and --repeats must be at least 1")
+    if not 0 < args.learning_rate < math.inf:
+        parser.error("--learning-rate must be above 0 and finite")
     if not 0 <= args.seed <= 2**32 - args.repeats:
         parser.error(f"--seed must be from 0 to {2**32 - args.repeats}")
-    canvas = plt.figure().canvas
-    plt.close()
-    if not canvas.required_interactive_framework:  # There are no windows.
-        args.plot = args.plot or Path(f"{Path(__file__).stem}.png")
-    endings = canvas.get_supported_filetypes()
-    if args.plot and args.plot.suffix[1:].lower() not in endings:
+    endings = plt.Figure().canvas.get_supported_filetypes()
+    if args.plot.suffix[1:].lower() not in endings:
         parser.error(f"--plot must end in one of {', '.join(endings)}")
-    if args.plot and args.csv and args.plot.resolve() == args.csv.resolve():
+    if args.csv and args.plot.resolve() == args.csv.resolve():
         parser.error("--plot and --csv must be two files")
     for path in filter(None, [args.plot, args.csv]):
-        is_new = not os.path.lexists(path)
-        try:
-            path.open("ab").close()  # leaves what is in it
-        except OSError as error:
-            parser.error(f"cannot write {path}: {error.strerror}")
-        if is_new:
-            path.unlink()
+        writable = os.access(path if os.path.exists(path) else path.parent, os.W_OK)
+        if os.path.isdir(path) or not os.path.isdir(path.parent) or not writable:
+            parser.error(f"{path} is no file that can be written")
     return args
 
 
 def main(argv=None):
     args = parse_args(argv)
+    plt.close(plt.figure())  # A display that does not work fails before the training.
     # Keras's LSTM for GPUs cannot be compiled by XLA, and a CPU is faster for this size.
     tf.config.set_visible_devices([], "GPU")
-    timesteps, units = args.timesteps, args.units
-    models = {
-        "lstm_forw": get_lstm_model(timesteps, backwards=False, n_units=units),
+    options = {"n_timesteps": args.timesteps, "n_units": args.units}
+    options["learning_rate"] = args.learning_rate
+    builders = {
+        "lstm_forw": lambda: get_lstm_model(**options),
         # go_backwards=True gives the outputs in reversed order, and the tutorial scores
         # them against labels in forward order: the output for timestep t has seen the
         # last t values, while its label depends on the first t.
-        "lstm_back": get_lstm_model(timesteps, backwards=True, n_units=units),
-        "bilstm_con": get_bi_lstm_model(timesteps, mode="concat", n_units=units),
+        "lstm_back": lambda: get_lstm_model(backwards=True, **options),
+        "bilstm_con": lambda: get_bi_lstm_model(mode="concat", **options),
     }
-    if args.aligned:
-        models["lstm_back_aligned"] = get_aligned_lstm_model(timesteps, n_units=units)
+    if args.controls:
+        builders["lstm_back_aligned"] = lambda: get_aligned_lstm_model(**options)
+        builders["lstm_forw_twice"] = lambda: get_double_lstm_model(**options)
 
     def get_data(seed):
-        return get_sequences(args.epochs, timesteps, rng=seed)
+        return get_sequences(args.epochs, args.timesteps, rng=seed)
 
     finished, stopped = [], False
 
     def stop(signum, frame):
         nonlocal stopped
         stopped = True
-        signal.signal(signal.SIGINT, before)  # A second Ctrl-C is not caught.
+        signal.signal(signal.SIGINT, old_handler)  # A second Ctrl-C ends the script.
+        print("\nCtrl-C: ends after the repeat at hand, and reports", file=sys.stderr)
 
     seeds = range(args.seed, args.seed + args.repeats)
     bar = 1 if sys.stdout.isatty() else 2  # In a file, a line at the end is enough.
-    total = args.repeats * len(models)
+    total = args.repeats * len(builders)
     progress = keras.utils.Progbar(total, verbose=bar, unit_name="training")
-    before = signal.signal(signal.SIGINT, stop)
+    old_handler = signal.signal(signal.SIGINT, stop)
     try:
-        for losses in train_repeats(models, get_data, seeds, jit=not args.no_jit):
+        for losses, _ in train_repeats(builders, get_data, seeds, jit=not args.no_jit):
             if args.csv:
                 mode = "a" if finished else "w"
                 losses.to_csv(args.csv, mode=mode, header=not finished, index=False)
             finished.append(losses)
-            progress.add(len(models))
+            progress.add(len(builders))
             if stopped:
                 break
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, old_handler)
 
     results = pd.concat(finished)
     n_last = min(50, args.epochs)
     summary = summarize(results, n_last)
-    loss = summary["log loss"]
-    baseline = position_baseline(timesteps)[1]
-    summary.loc["position baseline", "log loss"] = baseline
-    repeats = f"repeats: {len(finished)}"
-    print(f"\nMean of the last {n_last} of {args.epochs} epochs, {repeats}")
+    best = summary["loss"].idxmin()
+    baseline = position_baseline(args.timesteps)[1]
+    summary.loc["position baseline", "loss"] = baseline
+    setting = f"mean of the last {n_last} of {args.epochs} epochs"
+    setting += f", learning rate {args.learning_rate:g}, repeats: {len(finished)}"
+    print(f"\nLog loss, {setting}")
     print(summary.to_string(float_format="%.3f", na_rep=""), flush=True)
 
-    figure, ax = plt.subplots(figsize=(10, 5.4), layout="constrained")
-    plot_results(ax, results)
-    ax.axhline(baseline, color="0.3", linestyle="--", label="position baseline")
+    figure, ax = plt.subplots(figsize=(10, 6), layout="constrained")
+    plot_results(ax, results, n_last)
+    label = f"position baseline  {baseline:.3f}"
+    ax.axhline(baseline, color="0.3", linestyle=":", label=label)
+    ax.set_ylabel("log loss (nats)")
     ax.set_ylim(bottom=0)
-    ended = f"{loss.min():.3f}, position baseline {baseline:.3f}"
-    ax.set_title(f"{loss.idxmin()} ends lowest: {ended}")
-    legend = f"mean, 95% interval\n{repeats}"
-    figure.legend(loc="outside right upper", title=legend, frameon=False)
-    if args.plot:
-        figure.savefig(args.plot, dpi=150)
-        print("Figure saved as", args.plot, flush=True)
-    else:
+    ax.set_title(f"{best} ends lowest\n{setting}")
+    legend = "log loss, and its distance from the best"
+    if len(finished) > 1:
+        legend += "; ± and bands: 95% intervals"
+    figure.legend(loc="outside lower center", ncols=2, title=legend, frameon=False)
+    figure.savefig(args.plot, dpi=150)
+    print("Figure saved as", args.plot, flush=True)
+    if figure.canvas.required_interactive_framework:  # There are windows.
         plt.show()
     return 130 if stopped else 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except BrokenPipeError:  # The reader of a pipe, say `head`, has seen enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    sys.exit(main())

@@ -43,7 +43,7 @@ def compiled(jit):
 
     def train(model, X, y):
         model.optimizer.build(model.trainable_variables)
-        loop(model, X, y).numpy()
+        loop(model, X[:, None], y[:, None]).numpy()  # batches of one
 
     return train
 
@@ -81,7 +81,8 @@ def measure_size(timesteps, units):
     X, y = get_sequences(max(5, 4000 // timesteps), timesteps, rng=0)
     model = get_bi_lstm_model(timesteps, n_units=units)
     ms, first = measure(compiled(jit=True), model, X, y)
-    gigabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    unit = 1e9 if sys.platform == "darwin" else 1e6  # bytes on macOS, else kilobytes
+    gigabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
     return timesteps, units, ms, (first - ms * len(X)) / 1000, gigabytes
 
 

@@ -94,6 +94,7 @@ def axes():
 # How each function that a reader may copy is called.
 CALLS = {
     "get_labels": lambda f: f(X),
+    "get_scores": lambda f: f(Y, X),
     "get_sequence": lambda f: f(4),
     "get_sequences": lambda f: f(2, 4),
     "half_interval": lambda f: f(RESULTS[["loss"]]),
@@ -102,12 +103,13 @@ CALLS = {
     "plot_training": lambda f: f(axes(), [0.7, 0.6]),
     "position_baseline": lambda f: f(4),
     "summarize": lambda f: f(RESULTS),
-    "train_model": lambda f: f(small_model(), X, Y),
+    "train_model": lambda f: f(small_model(), X[None], Y[None]),
     "train_repeats": lambda f: list(
-        f({"a": small_model()}, lambda seed: (X, Y), [0, 1], jit=False)
+        f({"a": small_model}, lambda seed: (X, Y), [0, 1], batch_size=2, jit=False)
     ),
 }
-BUILDERS = {"get_lstm_model", "get_bi_lstm_model", "get_aligned_lstm_model"}
+BUILDERS = {"get_lstm_model", "get_bi_lstm_model"}
+BUILDERS |= {"get_aligned_lstm_model", "get_double_lstm_model"}
 
 
 @pytest.mark.parametrize("name", FILES)
