@@ -2,15 +2,16 @@
 
 The labels of a sequence are 0 until the cumulative sum of its values reaches
 a quarter of its length, then 1. You will see the loss of each epoch, the
-labels predicted for a new sequence, the scores on 1,000 more beside those of
-guessing from the position alone, and a figure of it all. Ctrl-C ends the
-training early and shows what there is; a second one ends the script.
+labels predicted for a typical new sequence, the scores on 1,000 of them beside
+those of guessing from the position alone, and a figure of it all. Ctrl-C ends
+the training early and shows what there is.
 
 Example:
-    python lstm_classify.py --epochs 2000 --plot lstm.png
+    python lstm_classify.py --epochs 2000 --save lstm.keras
 """
 
 import argparse
+import math
 import os
 import signal
 import sys
@@ -23,11 +24,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from sequence import get_sequence, get_sequences, position_baseline
+from sequence import get_sequences, position_baseline
 
 
-def get_lstm_model(n_timesteps, backwards=False, n_units=20, n_features=1):
-    """Gives a compiled LSTM that predicts how likely each label is 1.
+def get_lstm_model(
+    n_timesteps, *, backwards=False, n_units=20, n_features=1, learning_rate=0.001
+):
+    """Returns a compiled LSTM that predicts how likely each label is 1.
 
     It maps `[samples, n_timesteps, n_features]` to probabilities
     `[samples, n_timesteps, 1]`; n_timesteps=None stands for any length. If it reads
@@ -39,18 +42,32 @@ def get_lstm_model(n_timesteps, backwards=False, n_units=20, n_features=1):
     model.add(keras.layers.LSTM(n_units, return_sequences=True, go_backwards=backwards))
     # Dense has the same weights at every timestep, without a TimeDistributed wrapper.
     model.add(keras.layers.Dense(1, activation="sigmoid"))
-    model.compile(loss="binary_crossentropy", optimizer="adam", metrics=["accuracy"])
+    adam = keras.optimizers.Adam(learning_rate)
+    model.compile(loss="binary_crossentropy", optimizer=adam, metrics=["accuracy"])
     return model
+
+
+def get_scores(y, yhat):
+    """Returns the accuracy and the log loss, in nats, of the probabilities yhat of label 1.
+
+    The labels y and yhat are `[samples, n_timesteps, 1]`.
+    """
+    accuracy = keras.ops.mean(keras.metrics.binary_accuracy(y, yhat))
+    log_loss = keras.ops.mean(keras.losses.binary_crossentropy(y, yhat))
+    return float(accuracy), float(log_loss)
 
 
 def plot_training(ax, losses):
     """Draws the loss of every epoch, in nats, and its running mean, on matplotlib Axes."""
     losses = pd.Series(np.asarray(losses), index=range(1, len(losses) + 1))
-    running_mean = losses.rolling(50, min_periods=1).mean()
-    ax.plot(losses, ".", color="#56B4E9", alpha=0.4, markersize=4, label="one epoch")
-    ax.plot(running_mean, color="#0072B2", linewidth=2, label="mean of the last 50")
+    window = min(50, len(losses))
+    running_mean = losses.rolling(window, min_periods=1).mean()
+    ax.plot(losses, ".", color="#56B4E9", alpha=0.6, markersize=4, label="one epoch")
+    ax.plot(running_mean, color="#0072B2", lw=2, label=f"mean of the last {window}")
     ax.set_title("Training: log loss of each new sequence")
     ax.set(xlabel="epoch (a new sequence each)", ylabel="log loss (nats)")
+    ax.set_xlim(left=0.5)
+    ax.xaxis.get_major_locator().set_params(integer=True)
 
 
 def plot_sequence(ax, X, y, yhat):
@@ -60,19 +77,21 @@ def plot_sequence(ax, X, y, yhat):
     arrays `[n_timesteps]`. The threshold is this problem's: a quarter of the timesteps.
     """
     timesteps = np.arange(1, len(X) + 1)
+    edges = np.arange(len(X) + 1) + 0.5
     wrong = (yhat > 0.5) != y
     scale = len(X) / 2  # puts the cumulative sum's threshold at the probability 0.5
     total = f"cumulative sum / {scale:g}"
-    size = min(6, 300 / len(X))  # of the markers, smaller in a long sequence
-    ax.bar(timesteps, wrong, width=1, color="#F5CFB8", label="wrong")
+    size = min(6, 200 / len(X))  # of the markers, smaller in a long sequence
+    ax.stairs(wrong, edges, fill=True, color="#F5CFB8", label="wrong prediction")
     ax.bar(timesteps, X, color="0.8", label="value")
-    ax.axhline(0.5, color="black", linestyle="--", linewidth=1, label="threshold")
+    ax.axhline(0.5, c="black", ls="--", lw=1, label="the sum's threshold: labels flip")
     ax.plot(timesteps, X.cumsum() / scale, "s:", c="#E69F00", ms=size, label=total)
-    ax.step(timesteps, y, "black", where="mid", linewidth=2, label="expected label")
+    ax.step(timesteps, y, "black", where="mid", lw=2, label="expected label")
     ax.plot(timesteps, yhat, "o-", c="#0072B2", ms=size, label="predicted probability")
-    ax.set(title=f"A new sequence: {sum(~wrong)} of {len(X)} timesteps right")
-    ax.set(xlabel="timestep", ylabel="value, label, probability", ylim=(-0.05, None))
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.set_title(f"A typical new sequence: {sum(~wrong)} of {len(X)} timesteps right")
+    ax.set(xlabel="timestep", ylabel=f"value, label, probability, sum / {scale:g}")
+    ax.set_ylim(bottom=-0.05)
+    ax.set_xticks(timesteps[:: math.ceil(len(X) / 10)])
 
 
 def parse_args(argv):
@@ -82,50 +101,52 @@ def parse_args(argv):
     )
     add = parser.add_argument
     add("--timesteps", type=int, default=10, help="length of a sequence [%(default)s]")
-    add("--units", type=int, default=20, help="LSTM units per direction [%(default)s]")
-    add("--epochs", type=int, default=1000, help="a new sequence each [%(default)s]")
-    add("--seed", type=int, default=1, help="of weights and data [%(default)s]")
-    verbose = "of each epoch print 0 nothing, 1 a bar, 2 a line [%(default)s]"
-    add("--verbose", type=int, choices=[0, 1, 2], default=2, help=verbose)
-    add("--plot", type=Path, help="save the figure in this file, instead of showing it")
+    add("--units", type=int, default=20, help="LSTM units a direction [%(default)s]")
+    add("--epochs", type=int, default=1000, help="one new sequence each [%(default)s]")
+    add("--learning-rate", type=float, default=0.001, help="step size [%(default)s]")
+    add("--seed", type=int, default=1, help="seeds weights and data [%(default)s]")
+    verbosity = "0 hides the epochs, 1 is a bar, 2 a line each [%(default)s]"
+    add("--verbose", type=int, choices=[0, 1, 2], default=2, help=verbosity)
+    add("--save", type=Path, help="saves the trained model in this .keras file")
+    figure = Path(__file__).with_suffix(".png").name
+    add("--plot", type=Path, default=figure, help="figure to save [%(default)s]")
     args = parser.parse_args(argv)
     if min(args.timesteps, args.units, args.epochs) < 1:
         parser.error("--timesteps, --units and --epochs must be at least 1")
+    if not 0 < args.learning_rate < math.inf:
+        parser.error("--learning-rate must be above 0 and finite")
     if not 0 <= args.seed < 2**32:
         parser.error("--seed must be from 0 to 2**32 - 1")
-    canvas = plt.figure().canvas
-    plt.close()
-    if not canvas.required_interactive_framework:  # There are no windows.
-        args.plot = args.plot or Path(f"{Path(__file__).stem}.png")
-    if args.plot:
-        endings = canvas.get_supported_filetypes()
-        if args.plot.suffix[1:].lower() not in endings:
-            parser.error(f"--plot must end in one of {', '.join(endings)}")
-        is_new = not os.path.lexists(args.plot)
-        try:
-            args.plot.open("ab").close()  # leaves what is in it
-        except OSError as error:
-            parser.error(f"cannot write {args.plot}: {error.strerror}")
-        if is_new:
-            args.plot.unlink()
+    endings = plt.Figure().canvas.get_supported_filetypes()
+    if args.plot.suffix[1:].lower() not in endings:
+        parser.error(f"--plot must end in one of {', '.join(endings)}")
+    if args.save and args.save.suffix != ".keras":
+        parser.error("--save must end in .keras")
+    for path in filter(None, [args.plot, args.save]):
+        writable = os.access(path if os.path.exists(path) else path.parent, os.W_OK)
+        if os.path.isdir(path) or not os.path.isdir(path.parent) or not writable:
+            parser.error(f"{path} is no file that can be written")
     return args
 
 
 def main(argv=None):
     args = parse_args(argv)
+    plt.close(plt.figure())  # A display that does not work fails before the training.
     keras.utils.set_random_seed(args.seed)
     rng = np.random.default_rng(args.seed)
-    model = get_lstm_model(args.timesteps, n_units=args.units)
-    X, y = get_sequences(args.epochs, args.timesteps, rng)  # [epochs, timesteps, 1]
+    model = get_lstm_model(
+        args.timesteps, n_units=args.units, learning_rate=args.learning_rate
+    )
 
     def stop(signum, frame):
         model.stop_training = True
-        signal.signal(signal.SIGINT, before)  # A second Ctrl-C is not caught.
 
-    before = signal.signal(signal.SIGINT, stop)
+    X, y = get_sequences(args.epochs, args.timesteps, rng)  # [epochs, timesteps, 1]
+    old_handler = signal.signal(signal.SIGINT, stop)  # of Ctrl-C
     try:
-        # One step of one sequence an epoch, in order, walks through all of X in a
-        # single call. The tutorial's fit for each sequence takes ten times as long.
+        # One step of one sequence an epoch walks through X in a single call, which suits
+        # an endless stream of new sequences: the tutorial's fit for each takes ten times
+        # as long. A finite data set wants fit(X, y, epochs=..., batch_size=32).
         history = model.fit(
             X,
             y,
@@ -136,42 +157,52 @@ def main(argv=None):
             verbose=args.verbose,
         )
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, old_handler)
+    losses = history.history["loss"]
 
-    X, y = get_sequence(args.timesteps, rng)
-    yhat = model.predict(X, verbose=0)  # probabilities of label 1, [1, timesteps, 1]
-    for expected, predicted in zip(y[0], (yhat[0] > 0.5).astype(int)):
-        print("Expected:", expected, "Predicted", predicted)
+    X_new, y_new = get_sequences(1000, args.timesteps, rng)  # [1000, timesteps, 1]
+    yhat = model.predict(X_new, verbose=0)  # probabilities of label 1, of this shape
+    new_losses = keras.ops.mean(keras.losses.binary_crossentropy(y_new, yhat), axis=1)
+    typical = int(keras.ops.argsort(new_losses)[500])
+    print("\nOf 1,000 new sequences, the one with the median log loss")
+    for label, p in zip(y_new[typical], yhat[typical]):
+        print("Expected:", label, "Predicted", (p > 0.5).astype(int))
 
-    new = get_sequences(1000, args.timesteps, rng)
-    log_loss, accuracy = model.evaluate(*new, verbose=0)
-    baseline = position_baseline(args.timesteps)
-    scores = {"LSTM": (accuracy, log_loss), "position baseline": baseline}
+    # What the model knows of the position alone: its mean prediction at each timestep.
+    of_position = np.broadcast_to(yhat.mean(axis=0), yhat.shape)
+    guessed, guessed_loss = position_baseline(args.timesteps)
+    scores = {
+        "LSTM": get_scores(y_new, yhat),
+        "its position part": get_scores(y_new, of_position),
+        "position baseline": (guessed, guessed_loss),
+    }
     scores = pd.DataFrame(scores, index=["accuracy", "log loss"]).T
-    print("\nOn 1,000 new sequences")
+    setting = f"after {len(losses):,} epochs at learning rate {args.learning_rate:g}"
+    print(f"\nAll 1,000, {setting}")
     print(scores.to_string(float_format="%.3f"), flush=True)
+    if args.save:
+        model.save(args.save)
+        print("Model saved as", args.save, flush=True)
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5.4), layout="constrained")
-    scored = f"LSTM: {accuracy:.1%} of new timesteps right"
-    figure.suptitle(f"{scored}; position alone: {baseline[0]:.1%}")
-    plot_training(left, history.history["loss"])
-    left.axhline(baseline[1], color="0.3", linestyle="--", label="position baseline")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5.8), layout="constrained")
+    scored = f"LSTM: {scores.loc['LSTM', 'accuracy']:.1%} right {setting}"
+    figure.suptitle(f"{scored}; position alone: {guessed:.1%}")
+    plot_training(left, losses)
+    left.axhline(guessed_loss, color="0.3", linestyle=":", label="position baseline")
     left.set_ylim(bottom=0)
-    plot_sequence(right, X[0, :, 0], y[0, :, 0], yhat[0, :, 0])
-    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.15), "ncols": 3}
-    left.legend(**below, frameon=False)
-    right.legend(**below, frameon=False)
-    if args.plot:
-        figure.savefig(args.plot, dpi=150)
-        print("Figure saved as", args.plot, flush=True)
-    else:
+    plot_sequence(
+        right, X_new[typical, :, 0], y_new[typical, :, 0], yhat[typical, :, 0]
+    )
+    left.legend(markerscale=2)
+    right.legend(
+        loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, frameon=False
+    )
+    figure.savefig(args.plot, dpi=150)
+    print("Figure saved as", args.plot, flush=True)
+    if figure.canvas.required_interactive_framework:  # There are windows.
         plt.show()
     return 130 if model.stop_training else 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except BrokenPipeError:  # The reader of a pipe, say `head`, has seen enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    sys.exit(main())

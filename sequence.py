@@ -9,14 +9,12 @@ Example:
 """
 
 import argparse
-import os
-import sys
 
 import numpy as np
 
 
 def get_labels(X):
-    """Gives labels: 0 until the cumulative sum of X reaches a threshold, then 1.
+    """Returns labels: 0 until the cumulative sum of X reaches a threshold, then 1.
 
     The threshold is a quarter of the number of timesteps. X is `[n_timesteps]` or
     `[samples, n_timesteps, features]`, where every feature is labelled on its own; the
@@ -33,7 +31,7 @@ def get_labels(X):
 
 
 def get_sequences(n_sequences, n_timesteps, rng=None):
-    """Gives random sequences X and their labels y.
+    """Returns random sequences X and their labels y.
 
     Both are `[n_sequences, n_timesteps, 1]`, X float32 in [0, 1), y int64. With a seed
     as `rng` they are always the same, a numpy Generator goes on from where it is, and
@@ -47,21 +45,22 @@ def get_sequences(n_sequences, n_timesteps, rng=None):
 
 
 def get_sequence(n_timesteps, rng=None):
-    """Gives one random sequence X and its labels y, both `[1, n_timesteps, 1]`.
+    """Returns one random sequence X and its labels y, both `[1, n_timesteps, 1]`.
 
-    They are the first of what `get_sequences` gives with this `rng`.
+    They are the first of those that `get_sequences` returns with this `rng`.
     """
     return get_sequences(1, n_timesteps, rng)
 
 
 def position_baseline(n_timesteps):
-    """Gives the scores of the best guess that knows the position and no value.
+    """Returns the scores of the best guess that knows the position and no value.
 
     They are `(accuracy, log_loss)`: the share of timesteps labelled right, and the
     binary cross-entropy of a timestep in nats. It counts how often each position is
-    labelled 1 among the same four million values; the error is below 0.001.
+    labelled 1 among the same four million values; the error is below 0.001. Raises
+    ValueError if n_timesteps is below 1.
     """
-    n_sequences = max(1, int(4e6 / n_timesteps))
+    n_sequences = max(1, int(4e6 / max(1, n_timesteps)))
     _, y = get_sequences(n_sequences, n_timesteps, rng=0)
     p = y.mean(axis=0)  # how likely each position is labelled 1, [n_timesteps, 1]
     accuracy = np.maximum(p, 1 - p).mean()
@@ -75,10 +74,8 @@ def main(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add(
-        "--timesteps", type=int, default=10, help="length of the sequence [%(default)s]"
-    )
-    add("--seed", type=int, default=1, help="of the random values [%(default)s]")
+    add("--timesteps", type=int, default=10, help="length of a sequence [%(default)s]")
+    add("--seed", type=int, default=1, help="seeds the values [%(default)s]")
     args = parser.parse_args(argv)
     if args.timesteps < 1:
         parser.error(f"--timesteps must be at least 1, but was {args.timesteps}")
@@ -87,12 +84,8 @@ def main(argv=None):
 
     X, y = get_sequence(args.timesteps, rng=args.seed)
     print(X[0, :, 0])
-    print(y[0, :, 0], flush=True)
+    print(y[0, :, 0])
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except BrokenPipeError:  # The reader of a pipe, say `head`, has seen enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    main()

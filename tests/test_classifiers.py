@@ -3,12 +3,13 @@
 import re
 
 import keras
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
 import bilstm_classify
 import lstm_classify
-from sequence import get_sequence, get_sequences, position_baseline
+from sequence import get_sequences, position_baseline
 
 BUILDERS = {
     lstm_classify: lstm_classify.get_lstm_model,
@@ -16,48 +17,72 @@ BUILDERS = {
 }
 
 
+def get_table(printed):
+    """The rows of the scores by their names, each with its numbers."""
+    rows = re.findall(r"^(.*\S) +(\d\.\d{3}) +(\d\.\d{3})$", printed, re.MULTILINE)
+    return {name: [float(x), float(y)] for name, x, y in rows}
+
+
+def get_scores(y, yhat):
+    """Accuracy and log loss, by their definitions."""
+    return [
+        np.mean((yhat > 0.5) == y),
+        -np.mean(np.log(np.where(y == 1, yhat, 1 - yhat))),
+    ]
+
+
 @pytest.mark.parametrize("script", BUILDERS)
 def test_script_trains_and_scores_as_the_tutorials_loop(script, in_tmp, capsys):
     path = in_tmp / "ein Bild für dich.PDF"
     args = ["--epochs", "10", "--seed", "3", "--timesteps", "7", "--plot", str(path)]
+    args += ["--learning-rate", "0.02", "--save", "model.keras"]
     assert script.main(args) == 0
     printed = capsys.readouterr().out
     assert path.read_bytes().startswith(b"%PDF")
+    assert printed.splitlines()[-2] == "Model saved as model.keras"
     assert printed.splitlines()[-1] == f"Figure saved as {path}"
     # The same seeds, and a fit call a sequence.
     keras.utils.set_random_seed(3)
     rng = np.random.default_rng(3)
-    model = BUILDERS[script](7)
+    model = BUILDERS[script](7, learning_rate=0.02)
     losses = []
     for X, y in zip(*get_sequences(10, 7, rng)):
         fit = model.fit(X[None], y[None], batch_size=1, verbose=0)
         losses += fit.history["loss"]
     of_script = [float(loss) for loss in re.findall(r"- loss: (\S+)", printed)]
     assert of_script == pytest.approx(losses, abs=1e-4)
-    X, y = get_sequence(7, rng)
-    right = np.ravel(model.predict(X, verbose=0) > 0.5).astype(int)
-    lines = [line for line in printed.splitlines() if line.startswith("Expected")]
-    assert lines == [
-        f"Expected: [{label}] Predicted [{predicted}]"
-        for label, predicted in zip(y.ravel(), right)
-    ]
+    # The saved model, loaded, scores new sequences as printed, and so does that of fit.
     X, y = get_sequences(1000, 7, rng)
-    yhat = model.predict(X, verbose=0)
-    accuracy = np.mean((yhat > 0.5) == y)
-    log_loss = -np.mean(np.log(np.where(y == 1, yhat, 1 - yhat)))
-    table = [
-        [float(x) for x in re.findall(r"\d\.\d{3}", row)]
-        for row in printed.splitlines()[-3:-1]
-    ]
-    assert table[0] == pytest.approx([accuracy, log_loss], abs=6e-4)
-    assert table[1] == pytest.approx(position_baseline(7), abs=6e-4)
+    for scorer in (model, keras.saving.load_model("model.keras")):
+        yhat = scorer.predict(X, verbose=0)
+        assert yhat.shape == y.shape
+        # Each prediction replaced by the mean at its timestep.
+        position_part = np.stack([yhat[:, t].mean() + 0 * y[:, t] for t in range(7)], 1)
+        [name] = {"LSTM", "BiLSTM"} & set(get_table(printed))
+        assert get_table(printed) == {
+            name: pytest.approx(get_scores(y, yhat), abs=6e-4),
+            "its position part": pytest.approx(get_scores(y, position_part), abs=6e-4),
+            "position baseline": pytest.approx(position_baseline(7), abs=6e-4),
+        }
+    # The example is as good as the median of the 1,000.
+    lines = re.findall(
+        r"^Expected: \[(\d)\] Predicted \[(\d)\]$", printed, re.MULTILINE
+    )
+    expected, predicted = np.array(lines, dtype=int).T
+    log_losses = -np.log(np.where(y == 1, yhat, 1 - yhat)).mean(axis=(1, 2))
+    at_the_median = np.argsort(log_losses)[[499, 500]]
+    assert any(
+        (y[i, :, 0] == expected).all() and ((yhat[i, :, 0] > 0.5) == predicted).all()
+        for i in at_the_median
+    )
+    setting = "after 10 epochs at learning rate 0.02"
+    assert setting in printed and setting in plt.gcf().get_suptitle()
 
 
 def test_default_run_beats_the_position_baseline(in_tmp, capsys):
     assert lstm_classify.main(["--verbose", "0"]) == 0
-    table = capsys.readouterr().out.splitlines()[-3:-1]
-    (accuracy, log_loss), (guessed, log_loss_of_guess) = (
-        [float(x) for x in row.split()[-2:]] for row in table
-    )
+    table = get_table(capsys.readouterr().out)
+    (accuracy, log_loss), position_part, (guessed, guessed_loss) = table.values()
     assert 0.9 < accuracy < 1 and accuracy > guessed
-    assert log_loss < log_loss_of_guess
+    # No guess from the position is better than the baseline, but for chance.
+    assert log_loss < guessed_loss < position_part[1]

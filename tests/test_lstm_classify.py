@@ -20,11 +20,19 @@ def test_layers_and_parameters_are_the_tutorials():
     assert isinstance(model.optimizer, keras.optimizers.Adam)
 
 
-def test_sizes_and_direction_are_arguments():
-    model = get_lstm_model(7, backwards=True, n_units=3, n_features=2)
+def test_sizes_direction_and_learning_rate_are_arguments():
+    model = get_lstm_model(
+        7, backwards=True, n_units=3, n_features=2, learning_rate=0.02
+    )
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.02)
     assert model.input_shape == (None, 7, 2) and model.output_shape == (None, 7, 1)
     assert model.count_params() == 4 * 3 * (2 + 3 + 1) + 3 + 1
     assert model.layers[0].go_backwards
+
+
+def test_units_are_not_taken_for_a_direction():
+    with pytest.raises(TypeError):
+        get_lstm_model(10, 32)
 
 
 def test_without_a_length_it_takes_sequences_of_any():
@@ -63,9 +71,26 @@ def test_every_loss_is_drawn_at_its_epoch(kind, axes):
     losses = np.linspace(0.7, 0.1, 80)
     plot_training(axes, kind(losses))
     epochs, mean = axes.lines
+    assert mean.get_label() == "mean of the last 50"
     assert epochs.get_xdata().tolist() == list(range(1, 81))
     assert epochs.get_ydata().tolist() == pytest.approx(losses)
     assert mean.get_ydata()[-1] == pytest.approx(losses[-50:].mean())
+
+
+def test_mean_of_fewer_epochs_than_50_is_named_so(axes):
+    plot_training(axes, [0.7, 0.5, 0.3])
+    _, mean = axes.lines
+    assert mean.get_ydata().tolist() == pytest.approx([0.7, 0.6, 0.5])
+    assert mean.get_label() == "mean of the last 3"
+
+
+@pytest.mark.parametrize("n_timesteps", [1, 10, 50])
+def test_ticks_are_timesteps_from_1(n_timesteps, axes):
+    X, y = get_sequences(1, n_timesteps, rng=0)
+    plot_sequence(axes, X[0, :, 0], y[0, :, 0], X[0, :, 0])
+    ticks = axes.get_xticks().tolist()
+    assert ticks[0] == 1 and ticks[-1] <= n_timesteps and len(ticks) <= 10
+    assert all(isinstance(tick, int) for tick in ticks)
 
 
 @pytest.mark.parametrize("n_wrong", [0, 2])
@@ -76,9 +101,10 @@ def test_wrong_timesteps_are_shaded_in_the_colour_of_the_legend(n_wrong, axes):
     plot_sequence(axes, X, y, yhat)
     axes.legend()
     handles, labels = axes.get_legend_handles_labels()
-    [wrong] = [h for h, label in zip(handles, labels) if label == "wrong"]
-    heights = [bar.get_height() for bar in wrong]
-    assert heights == [0, 0] + [1 if n_wrong else 0] * 2
-    swatch = axes.get_legend().get_patches()[0]  # in the order of the drawing
-    assert swatch.get_facecolor() == wrong[2].get_facecolor()
+    wrong = handles[labels.index("wrong prediction")]
+    heights, edges, _ = wrong.get_data()
+    assert heights.tolist() == [0, 0] + [1 if n_wrong else 0] * 2
+    assert edges.tolist() == [0.5, 1.5, 2.5, 3.5, 4.5]
+    swatch = axes.get_legend().legend_handles[labels.index("wrong prediction")]
+    assert swatch.get_facecolor() == wrong.get_facecolor()
     assert f"{4 - n_wrong} of 4 timesteps right" in axes.get_title()

@@ -101,15 +101,12 @@ def test_position_baseline_of_long_sequences_is_what_a_simulation_scores():
 
 def test_what_would_pass_silently_and_mislead_is_refused():
     for n_timesteps in (0, -3):
-        with pytest.raises(
-            ValueError, match=f"n_timesteps .* at least 1.* {n_timesteps}"
-        ):
-            get_sequence(n_timesteps)
+        for function in (get_sequence, position_baseline):
+            with pytest.raises(ValueError, match=f"n_timesteps .* 1.* {n_timesteps}"):
+                function(n_timesteps)
     for values in ([0.1, np.nan, 0.5], [np.nan]):
         with pytest.raises(ValueError, match="X .* nan"):
             get_labels(values)
-    with pytest.raises(ValueError):
-        position_baseline(-1)
 
 
 def test_script_prints_the_values_and_the_labels():
