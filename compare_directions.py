@@ -227,8 +227,7 @@ def plot_results(ax, results, n_last=50, n_points=25):
     """Draws each model's loss against the epoch: the seeds' mean in its 95% interval.
 
     `results` are as for `summarize`, whose numbers of the last epochs stand in the
-    legend. Neighbouring epochs are averaged, to at most n_points. Of a single seed there
-    is no interval: its raw losses are drawn faintly.
+    legend. Neighbouring epochs are averaged, to at most n_points.
     """
     # Colours that colour-blind readers can tell apart, and markers for prints in grey.
     colors = plt.style.library["seaborn-v0_8-colorblind"]["axes.prop_cycle"]
@@ -248,14 +247,10 @@ def plot_results(ax, results, n_last=50, n_points=25):
         if above_half > 0:  # The best has no distance, and a single seed no interval.
             label += f" ± {above_half:.3f}"
         [lines[name]] = ax.plot(mean[name], label=label)
-    ax.set_ylim(ax.get_ylim())  # of the means: two repeats have an endless interval
+    ax.set_ylim(ax.get_ylim())  # of the means: the interval of two seeds is wide
     for name, line in lines.items():
-        faint = {"color": line.get_color(), "alpha": 0.25}
         low, high = mean[name] - half[name], mean[name] + half[name]
-        ax.fill_between(low.index, low, high, **faint)
-        if len(curves) == 1:
-            raw = results[results["model"] == name].set_index("epoch")["loss"]
-            ax.plot(raw.sort_index(), **faint, linestyle="-", marker="")
+        ax.fill_between(low.index, low, high, color=line.get_color(), alpha=0.2, lw=0)
     ax.set(xlabel="epoch", ylabel="loss")
 
 
