@@ -2,9 +2,10 @@
 
 The labels of a sequence are 0 until the cumulative sum of its values reaches
 a quarter of its length, then 1. You will see the loss of each epoch, the
-labels predicted for a typical new sequence, the scores on 1,000 of them beside
-those of guessing from the position alone, and a figure of it all. Ctrl-C ends
-the training early and shows what there is.
+labels predicted for a typical new sequence, the scores on 1,000 of them, and a
+figure of it all. Beside the scores stand those of its position part (its mean
+prediction at each timestep, whatever the values) and of the best such guess,
+the position baseline. Ctrl-C ends the training early and shows what there is.
 
 Example:
     python bilstm_classify.py --epochs 2000 --save bilstm.keras
@@ -17,7 +18,7 @@ import signal
 import sys
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # hides most of TensorFlow's log
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # hides much of TensorFlow's log
 
 import keras
 import matplotlib.pyplot as plt
@@ -52,7 +53,8 @@ def get_bi_lstm_model(
 def get_scores(y, yhat):
     """Returns the accuracy and the log loss, in nats, of the probabilities yhat of label 1.
 
-    The labels y and yhat are `[samples, n_timesteps, 1]`.
+    The labels y, 0 or 1, and yhat are `[samples, n_timesteps, 1]`; every timestep counts,
+    padded ones too.
     """
     accuracy = keras.ops.mean(keras.metrics.binary_accuracy(y, yhat))
     log_loss = keras.ops.mean(keras.losses.binary_crossentropy(y, yhat))
@@ -60,23 +62,22 @@ def get_scores(y, yhat):
 
 
 def plot_training(ax, losses):
-    """Draws the loss of every epoch, in nats, and its running mean, on matplotlib Axes."""
+    """Draws the loss of every epoch and its running mean on matplotlib Axes."""
     losses = pd.Series(np.asarray(losses), index=range(1, len(losses) + 1))
     window = min(50, len(losses))
     running_mean = losses.rolling(window, min_periods=1).mean()
     ax.plot(losses, ".", color="#56B4E9", alpha=0.6, markersize=4, label="one epoch")
     ax.plot(running_mean, color="#0072B2", lw=2, label=f"mean of the last {window}")
-    ax.set_title("Training: log loss of each new sequence")
-    ax.set(xlabel="epoch (a new sequence each)", ylabel="log loss (nats)")
+    ax.set(xlabel="epoch", ylabel="loss")
+    ax.xaxis.set_major_locator(plt.MaxNLocator(integer=True, min_n_ticks=1))
     ax.set_xlim(left=0.5)
-    ax.xaxis.get_major_locator().set_params(integer=True)
 
 
 def plot_sequence(ax, X, y, yhat):
     """Draws a sequence, its labels and the predictions, with wrong timesteps shaded.
 
     The values X, the labels y and the predicted probabilities of label 1, yhat, are
-    arrays `[n_timesteps]`. The threshold is this problem's: a quarter of the timesteps.
+    NumPy arrays `[n_timesteps]`. The threshold is this problem's: a quarter of the timesteps.
     """
     timesteps = np.arange(1, len(X) + 1)
     edges = np.arange(len(X) + 1) + 0.5
@@ -85,14 +86,14 @@ def plot_sequence(ax, X, y, yhat):
     total = f"cumulative sum / {scale:g}"
     size = min(6, 200 / len(X))  # of the markers, smaller in a long sequence
     ax.stairs(wrong, edges, fill=True, color="#F5CFB8", label="wrong prediction")
-    ax.bar(timesteps, X, color="0.8", label="value")
+    ax.bar(timesteps, X, width=0.5, color="0.8", label="value")
     ax.axhline(0.5, c="black", ls="--", lw=1, label="the sum's threshold: labels flip")
     ax.plot(timesteps, X.cumsum() / scale, "s:", c="#E69F00", ms=size, label=total)
     ax.step(timesteps, y, "black", where="mid", lw=2, label="expected label")
     ax.plot(timesteps, yhat, "o-", c="#0072B2", ms=size, label="predicted probability")
     ax.set_title(f"A typical new sequence: {sum(~wrong)} of {len(X)} timesteps right")
     ax.set(xlabel="timestep", ylabel=f"value, label, probability, sum / {scale:g}")
-    ax.set_ylim(bottom=-0.05)
+    ax.use_sticky_edges = False  # keeps the markers at 0 off the edge
     ax.set_xticks(timesteps[:: math.ceil(len(X) / 10)])
 
 
@@ -103,7 +104,7 @@ def parse_args(argv):
     )
     add = parser.add_argument
     add("--timesteps", type=int, default=10, help="length of a sequence [%(default)s]")
-    add("--units", type=int, default=20, help="LSTM units a direction [%(default)s]")
+    add("--units", type=int, default=20, help="LSTM units per direction [%(default)s]")
     add("--epochs", type=int, default=1000, help="one new sequence each [%(default)s]")
     add("--learning-rate", type=float, default=0.001, help="step size [%(default)s]")
     add("--seed", type=int, default=1, help="seeds weights and data [%(default)s]")
@@ -127,7 +128,7 @@ def parse_args(argv):
     for path in filter(None, [args.plot, args.save]):
         writable = os.access(path if os.path.exists(path) else path.parent, os.W_OK)
         if os.path.isdir(path) or not os.path.isdir(path.parent) or not writable:
-            parser.error(f"{path} is no file that can be written")
+            parser.error(f"cannot write {path}: not a file in a writable folder")
     return args
 
 
@@ -146,9 +147,9 @@ def main(argv=None):
     X, y = get_sequences(args.epochs, args.timesteps, rng)  # [epochs, timesteps, 1]
     old_handler = signal.signal(signal.SIGINT, stop)  # of Ctrl-C
     try:
-        # One step of one sequence an epoch walks through X in a single call, which suits
-        # an endless stream of new sequences: the tutorial's fit for each takes ten times
-        # as long. A finite data set wants fit(X, y, epochs=..., batch_size=32).
+        # With one step of one sequence an epoch, each epoch takes the next row of X, so
+        # that this is the tutorial's fit for each new sequence, ten times as fast. A
+        # finite data set wants fit(X, y, epochs=..., batch_size=32) instead.
         history = model.fit(
             X,
             y,
@@ -170,7 +171,7 @@ def main(argv=None):
     for label, p in zip(y_new[typical], yhat[typical]):
         print("Expected:", label, "Predicted", (p > 0.5).astype(int))
 
-    # What the model knows of the position alone: its mean prediction at each timestep.
+    # What it knows of the position alone: its mean prediction at each timestep.
     of_position = np.broadcast_to(yhat.mean(axis=0), yhat.shape)
     guessed, guessed_loss = position_baseline(args.timesteps)
     scores = {
@@ -180,7 +181,7 @@ def main(argv=None):
     }
     scores = pd.DataFrame(scores, index=["accuracy", "log loss"]).T
     setting = f"after {len(losses):,} epochs at learning rate {args.learning_rate:g}"
-    print(f"\nAll 1,000, {setting}")
+    print(f"\nScores on all 1,000, {setting}")
     print(scores.to_string(float_format="%.3f"), flush=True)
     if args.save:
         model.save(args.save)
@@ -191,7 +192,8 @@ def main(argv=None):
     figure.suptitle(f"{scored}; position alone: {guessed:.1%}")
     plot_training(left, losses)
     left.axhline(guessed_loss, color="0.3", linestyle=":", label="position baseline")
-    left.set_ylim(bottom=0)
+    left.set(title="Training: log loss of each new sequence", ylim=(0, None))
+    left.set(xlabel="epoch (a new sequence each)", ylabel="log loss (nats)")
     plot_sequence(
         right, X_new[typical, :, 0], y_new[typical, :, 0], yhat[typical, :, 0]
     )

@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 
 os.environ["KERAS_BACKEND"] = "tensorflow"  # which train_model is written for
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # hides most of TensorFlow's log
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # hides much of TensorFlow's log
 
 import keras
 import matplotlib.pyplot as plt
@@ -55,22 +55,22 @@ def get_bi_lstm_model(
 
 
 def train_model(model, X, y):
-    """Trains the model with one update a batch, and returns the loss of each update.
+    """Trains the model with one update per batch, and returns the loss of each update.
 
     X and y are `[n_updates, batch_size, ...]`, the losses are `[n_updates]`. It is `fit`
-    without its callbacks and metrics (and without the memory of a stateful LSTM), to be
-    compiled with `tf.function` when the model and its optimizer are built.
+    as one loop that `tf.function` can compile, when the model and its optimizer are
+    built. Callbacks, metrics, `use_ema` and the memory of a stateful LSTM are left out.
     """
 
     def update(batch):
-        X, y = batch  # [batch_size, ...]
+        X_batch, y_batch = batch  # [batch_size, ...]
         with tf.GradientTape() as tape:
             # Read the variables once an update. Left to itself, the LSTM reads its
             # weights at each timestep, and the gradient keeps as many copies of them.
             state = [(v, tf.convert_to_tensor(v)) for v in model.variables]
             with keras.StatelessScope(state, collect_losses=True) as scope:
-                yhat = model(X, training=True)
-                loss = model.compute_loss(y=y, y_pred=yhat)
+                yhat = model(X_batch, training=True)
+                loss = model.compute_loss(y=y_batch, y_pred=yhat)
             scaled_loss = model.optimizer.scale_loss(loss)  # of mixed precision
         gradients = tape.gradient(scaled_loss, model.trainable_variables)
         model.optimizer.apply(gradients, model.trainable_variables)
@@ -83,18 +83,20 @@ def train_model(model, X, y):
 
 
 def train_repeats(builders, get_data, seeds, batch_size=1, jit=True):
-    """Trains every model once a seed, and yields the losses and the models of each seed.
+    """Trains every model once per seed, and yields each seed's losses and trained models.
 
-    `builders` are functions without arguments, by name, that return a new compiled model.
-    `get_data(seed)` returns X and y, a sequence and its labels a row, to be trained on in
-    this order. The losses are a DataFrame with the columns model, seed, epoch (one update
-    each) and loss. The models, by name, are the same objects for all seeds, so score or
-    save them before the next. Layers that draw from `tf.random` or `keras.random` without
-    a seed are not reproducible. `jit` compiles with XLA, which refuses an LSTM on a GPU.
+    `builders` are functions without arguments, by name, that return a new compiled model;
+    from seed to seed only its weights may differ. `get_data(seed)` returns two arrays, X
+    and y, with a sequence and its labels per row: whole batches, in the order of training,
+    and for several passes the rows several times. The losses are a DataFrame with the
+    columns model, seed, epoch (one update each) and loss. The models, by name, are the
+    same objects for all seeds: score or save them before the next. Layers that draw from
+    `tf.random`, or from `keras.random` without a seed, are not reproducible. `jit`
+    compiles with XLA, which draws other dropout than `fit`, and refuses an LSTM on a GPU.
+    Raises ValueError if a builder returns a model again.
     """
-    # Compiling takes a second or two a model. So the first model of a name serves all
-    # seeds: it starts each with the weights of a new model, and with its own optimizer
-    # as it was at the beginning.
+    # Compiling takes a second or two, so each model is compiled once. For every later
+    # seed it gets the weights of a new model, and its optimizer is reset.
     train = tf.function(train_model, jit_compile=jit)
     models, optimizers = {}, {}
     for seed in seeds:
@@ -104,9 +106,13 @@ def train_repeats(builders, get_data, seeds, batch_size=1, jit=True):
             # Keras draws the seeds of its layers from Python's generator. Its own
             # `set_random_seed` also empties TensorFlow's caches, which takes as long
             # as the training.
-            random.seed(seed)
+            random.seed(int(seed))
             np.random.seed(seed)
             new = build()
+            if (
+                models.get(name) is new
+            ):  # It would go on from where the last seed ended.
+                raise ValueError(f"the builder of {name} must return a new model")
             if not new.built:  # A subclassed model makes its weights when it is called.
                 new(X[0])
             model = models.setdefault(name, new)
@@ -130,30 +136,33 @@ def train_repeats(builders, get_data, seeds, batch_size=1, jit=True):
 
 def half_interval(repeats):
     """Returns half of the 95% interval of each column's mean, nan for a single row."""
-    df = max(1, len(repeats) - 1)
+    degrees = max(1, len(repeats) - 1)  # of freedom
     # NumPy has no quantiles of Student's t: draws give them within half a percent.
-    t = np.quantile(abs(np.random.default_rng(0).standard_t(df, 200_000)), 0.95)
+    t = np.quantile(abs(np.random.default_rng(0).standard_t(degrees, 200_000)), 0.95)
     return t * repeats.sem()
 
 
 def summarize(results, n_last=50):
     """Returns each model's mean loss in the last epochs, and its distance from the best.
 
-    `results` has the columns model, seed, epoch and loss; seeds that a model lacks are
-    left out. The distance is taken seed by seed, which is sharper than comparing
-    intervals. Raises ValueError if a loss is nan or infinite, or if a training has
-    repeated rows or other epochs than most.
+    `results` has the columns model, seed, epoch and loss. The last epochs are n_last, or
+    all of fewer. Only seeds that all models have count: the distance is taken seed by
+    seed, which is sharper than comparing intervals. Its interval is of one pair; among
+    many equal models some exclude 0. Raises ValueError if a loss is nan or infinite, or
+    if a training has repeated rows or other epochs than most.
     """
     if not np.isfinite(results["loss"]).all():  # pandas would leave out nan.
-        raise ValueError("a loss is nan or infinite: a training has diverged")
+        raise ValueError(
+            "a loss is nan or infinite: diverged, or a row that is cut off"
+        )
     rows = pd.crosstab([results["model"], results["seed"]], results["epoch"])
-    usual = rows.median().clip(upper=1)  # 1, or 0 for an epoch that most do not have
+    usual = np.ceil(rows.median()).clip(upper=1)  # 0 for an epoch that most do not have
     odd = rows.ne(usual)
     if odd.any(axis=None):
         model, seed = odd.any(axis="columns").idxmax()
         epoch = odd.loc[(model, seed)].idxmax()
         training = f"model {model}, seed {seed}: epoch {epoch}"
-        raise ValueError(f"{training} is missing, repeated, or only in this training")
+        raise ValueError(f"{training} is missing, repeated, or not in most others")
     last = results[results["epoch"] > results["epoch"].max() - n_last]
     loss = last.pivot_table("loss", index="seed", columns="model", sort=False)
     loss = loss.dropna().astype(float)
@@ -170,17 +179,18 @@ def summarize(results, n_last=50):
 def plot_results(ax, results, n_last=50, n_points=25):
     """Draws each model's loss against the epoch: the seeds' mean in its 95% interval.
 
-    `results` are as for `summarize`, whose numbers of the last epochs stand in the
-    legend. Neighbouring epochs are averaged, to at most n_points.
+    `results` are as for `summarize`, whose numbers of the last epochs stand in the labels
+    (`ax.legend()` shows them). Neighbouring epochs are averaged, to at most n_points. The
+    limits of y are those of the means.
     """
     # Colours that colour-blind readers can tell apart, and markers for prints in grey.
     colors = plt.style.library["seaborn-v0_8-colorblind"]["axes.prop_cycle"]
     colors = colors[:4].concat(colors[5:])  # without yellow, which is pale on white
     markers = plt.cycler(marker="os^DP")
-    ax.set_prop_cycle(plt.cycler(linestyle=["-", "--"]) * (colors + markers))
-    width = math.ceil(results["epoch"].nunique() / n_points)
-    points = results.groupby((results["epoch"] - 1) // width)["epoch"].transform("mean")
-    curves = results.pivot_table("loss", index="seed", columns=["model", points])
+    ax.set_prop_cycle(plt.cycler(linestyle=["-", "--", ":"]) * (colors + markers))
+    bins = pd.cut(results["epoch"], n_points)
+    middle = results.groupby(bins, observed=True)["epoch"].transform("mean")
+    curves = results.pivot_table("loss", index="seed", columns=["model", middle])
     curves = curves.dropna()  # seeds that a model lacks
     mean, half = curves.mean(), half_interval(curves)
     summary, lines = summarize(results, n_last), {}
@@ -205,10 +215,10 @@ def parse_args(argv):
     )
     add = parser.add_argument
     add("--timesteps", type=int, default=10, help="length of a sequence [%(default)s]")
-    add("--units", type=int, default=20, help="LSTM units a direction [%(default)s]")
+    add("--units", type=int, default=20, help="LSTM units per direction [%(default)s]")
     add("--epochs", type=int, default=250, help="one new sequence each [%(default)s]")
     add("--learning-rate", type=float, default=0.001, help="step size [%(default)s]")
-    add("--repeats", type=int, default=30, help="trainings a model [%(default)s]")
+    add("--repeats", type=int, default=30, help="trainings per model [%(default)s]")
     add("--seed", type=int, default=1, help="seed of the first repeat [%(default)s]")
     add("--no-jit", action="store_true", help="trains without XLA, often slower")
     add("--csv", type=Path, help="saves each repeat's losses in this file as it ends")
@@ -229,7 +239,7 @@ def parse_args(argv):
     for path in filter(None, [args.plot, args.csv]):
         writable = os.access(path if os.path.exists(path) else path.parent, os.W_OK)
         if os.path.isdir(path) or not os.path.isdir(path.parent) or not writable:
-            parser.error(f"{path} is no file that can be written")
+            parser.error(f"cannot write {path}: not a file in a writable folder")
     return args
 
 
@@ -281,9 +291,9 @@ def main(argv=None):
     best = summary["loss"].idxmin()
     baseline = position_baseline(args.timesteps)[1]
     summary.loc["position baseline", "loss"] = baseline
-    setting = f"mean of the last {n_last} of {args.epochs} epochs"
-    setting += f", learning rate {args.learning_rate:g}, repeats: {len(finished)}"
-    print(f"\nLog loss, {setting}")
+    averaged = f"mean of the last {n_last} of {args.epochs} epochs"
+    setting = f"learning rate {args.learning_rate:g}, repeats: {len(finished)}"
+    print(f"\nLog loss, {averaged}, {setting}")
     print(summary.to_string(float_format="%.3f", na_rep=""), flush=True)
 
     figure, ax = plt.subplots(figsize=(10, 6), layout="constrained")
@@ -292,7 +302,7 @@ def main(argv=None):
     ax.axhline(baseline, color="0.3", linestyle=":", label=label)
     ax.set_ylabel("log loss (nats)")
     ax.set_ylim(bottom=0)
-    ax.set_title(f"{best} ends lowest\n{setting}")
+    ax.set_title(f"Lowest {averaged}: {best}\n{setting}")
     legend = "log loss, and its distance from the best"
     if len(finished) > 1:
         legend += "; ± and bands: 95% intervals"

@@ -57,8 +57,8 @@ def position_baseline(n_timesteps):
 
     They are `(accuracy, log_loss)`: the share of timesteps labelled right, and the
     binary cross-entropy of a timestep in nats. It counts how often each position is
-    labelled 1 among the same four million values; the error is below 0.001. Raises
-    ValueError if n_timesteps is below 1.
+    labelled 1 among four million values of a fixed seed; the error is below 0.001.
+    Raises ValueError if n_timesteps is below 1.
     """
     n_sequences = max(1, int(4e6 / max(1, n_timesteps)))
     _, y = get_sequences(n_sequences, n_timesteps, rng=0)

@@ -219,6 +219,22 @@ def test_repeats_are_trained_one_at_a_time():
     assert asked == [0, 1]
 
 
+def test_builder_that_returns_a_trained_model_again_is_refused():
+    model = conv()
+    repeats = train_repeats({"mine": lambda: model}, get_data, [1, 2], jit=False)
+    next(repeats)
+    with pytest.raises(ValueError, match="builder of mine .* new model"):
+        next(repeats)
+
+
+def test_seeds_may_be_numpys():
+    def train(seed):
+        [(losses, _)] = train_repeats({"conv": conv}, get_data, [seed], jit=False)
+        return losses["loss"]
+
+    assert train(np.int64(3)).equals(train(3))
+
+
 def test_sequences_that_do_not_fill_whole_batches_are_refused():
     with pytest.raises(ValueError, match="reshape"):
         next(train_repeats({"conv": conv}, get_data, [1], batch_size=7))
@@ -309,6 +325,11 @@ def too_long(results):
     return pd.concat([results, more])
 
 
+def of_two_lengths(results):
+    """A model trained half as long as the other in each of its seeds."""
+    return results[(results["model"] != "mine") | (results["epoch"] <= 30)]
+
+
 def one_row_twice(results):
     again = results.query("model == 'mine' and seed == 8 and epoch == 60")
     return pd.concat([results, again])
@@ -324,6 +345,7 @@ def all_rows_twice(results):
         (half_written, "lstm_forw, seed 8: epoch 21"),
         (too_short, "mine, seed 8: epoch 60"),
         (too_long, "mine, seed 8: epoch 61"),
+        (of_two_lengths, "mine, seed 3: epoch 31"),
         (one_row_twice, "mine, seed 8: epoch 60"),
         (all_rows_twice, "lstm_forw, seed 3: epoch 1"),
     ],
@@ -354,7 +376,7 @@ def test_seeds_that_a_model_lacks_are_left_out(results):
         np.testing.assert_allclose(line.get_xydata(), expected)
 
 
-@pytest.mark.parametrize("n_points", [60, 20, 7])
+@pytest.mark.parametrize("n_points", [60, 20, 6])
 def test_figure_draws_means_of_neighbouring_epochs_in_their_bands(results, n_points):
     ax, lines, _ = draw(results.sample(frac=1, random_state=1), n_points=n_points)
     width = -(-60 // n_points)
@@ -402,11 +424,11 @@ def test_two_seeds_whose_interval_is_endless_leave_the_means_readable():
 
 
 @pytest.mark.parametrize("n_epochs", [1, 30])
-def test_figure_tells_ten_models_apart(n_epochs):
-    lines = draw(results_of(list("abcdefghij"), [1, 2], n_epochs))[1].values()
+def test_figure_tells_twelve_models_apart(n_epochs):
+    lines = draw(results_of(list("abcdefghijkl"), [1, 2], n_epochs))[1].values()
     looks = {(line.get_color(), line.get_linestyle()) for line in lines}
-    assert len(looks) == 10
-    assert len({(line.get_marker(), line.get_linestyle()) for line in lines}) == 10
+    assert len(looks) == 12
+    assert len({(line.get_marker(), line.get_linestyle()) for line in lines}) == 12
 
 
 def test_figure_of_long_trainings_has_at_most_50_points_and_one_seed_no_band():

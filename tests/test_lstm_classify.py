@@ -24,7 +24,7 @@ def test_sizes_direction_and_learning_rate_are_arguments():
     model = get_lstm_model(
         7, backwards=True, n_units=3, n_features=2, learning_rate=0.02
     )
-    assert float(model.optimizer.learning_rate) == pytest.approx(0.02)
+    assert np.asarray(model.optimizer.learning_rate) == pytest.approx(0.02)
     assert model.input_shape == (None, 7, 2) and model.output_shape == (None, 7, 1)
     assert model.count_params() == 4 * 3 * (2 + 3 + 1) + 3 + 1
     assert model.layers[0].go_backwards
@@ -75,6 +75,11 @@ def test_every_loss_is_drawn_at_its_epoch(kind, axes):
     assert epochs.get_xdata().tolist() == list(range(1, 81))
     assert epochs.get_ydata().tolist() == pytest.approx(losses)
     assert mean.get_ydata()[-1] == pytest.approx(losses[-50:].mean())
+
+
+def test_a_single_epoch_has_whole_ticks(axes):
+    plot_training(axes, [0.7])
+    assert all(tick == int(tick) for tick in axes.get_xticks())
 
 
 def test_mean_of_fewer_epochs_than_50_is_named_so(axes):
