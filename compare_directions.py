@@ -162,15 +162,12 @@ def train_repeats(builders, get_data, seeds, batch_size=1, jit=True):
         # [n_updates, batch_size, ...]; NumPy refuses what does not fill whole batches.
         X, y = [np.reshape(a, (-1, batch_size, *a.shape[1:])) for a in get_data(seed)]
         for name, build in builders.items():
-            # Keras draws the seeds of its layers from Python's generator. Its own
-            # `set_random_seed` also empties TensorFlow's caches, which takes as long
-            # as the training.
+            # Keras seeds its layers from Python's generator. Its `set_random_seed` would
+            # also empty TensorFlow's caches, which takes longer than the training.
             random.seed(int(seed))
             np.random.seed(seed)
             new = build()
-            if (
-                models.get(name) is new
-            ):  # It would go on from where the last seed ended.
+            if models.get(name) is new:
                 raise ValueError(f"the builder of {name} must return a new model")
             if not new.built:  # A subclassed model makes its weights when it is called.
                 new(X[0])
@@ -211,9 +208,7 @@ def summarize(results, n_last=50):
     if a training has repeated rows or other epochs than most.
     """
     if not np.isfinite(results["loss"]).all():  # pandas would leave out nan.
-        raise ValueError(
-            "a loss is nan or infinite: diverged, or a row that is cut off"
-        )
+        raise ValueError("a loss is nan or infinite: diverged, or a row is cut off")
     rows = pd.crosstab([results["model"], results["seed"]], results["epoch"])
     usual = np.ceil(rows.median()).clip(upper=1)  # 0 for an epoch that most do not have
     odd = rows.ne(usual)

@@ -67,7 +67,8 @@ def plot_training(ax, losses):
     ax.plot(losses, ".", color="#56B4E9", alpha=0.6, markersize=4, label="one epoch")
     ax.plot(running_mean, color="#0072B2", lw=2, label=f"mean of the last {window}")
     ax.set(xlabel="epoch", ylabel="loss")
-    ax.xaxis.set_major_locator(plt.MaxNLocator(integer=True, min_n_ticks=1))
+    whole = plt.MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10])
+    ax.xaxis.set_major_locator(whole)
     ax.set_xlim(left=0.5)
 
 
