@@ -155,7 +155,7 @@ def train_repeats(builders, get_data, seeds, batch_size=1, jit=True):
     Raises ValueError if a builder returns a model again.
     """
     # Compiling takes a second or two, so each model is compiled once. For every later
-    # seed it gets the weights of a new model, and its optimizer is reset.
+    # seed it gets the weights of a fresh model, and its optimizer is reset.
     train = tf.function(train_model, jit_compile=jit)
     models, optimizers = {}, {}
     for seed in seeds:
@@ -166,18 +166,18 @@ def train_repeats(builders, get_data, seeds, batch_size=1, jit=True):
             # also empty TensorFlow's caches, which takes longer than the training.
             random.seed(int(seed))
             np.random.seed(seed)
-            new = build()
-            if models.get(name) is new:
+            fresh = build()
+            if models.get(name) is fresh:
                 raise ValueError(f"the builder of {name} must return a new model")
-            if not new.built:  # A subclassed model makes its weights when it is called.
-                new(X[0])
-            model = models.setdefault(name, new)
-            if model is new:
+            if not fresh.built:  # A subclassed model gets weights when it is called.
+                fresh(X[0])
+            model = models.setdefault(name, fresh)
+            if model is fresh:
                 model.optimizer.build(model.trainable_variables)
                 optimizers[name] = [v.numpy() for v in model.optimizer.variables]
-            old_values = model.variables + model.optimizer.variables
-            new_values = new.variables + optimizers[name]
-            for variable, value in zip(old_values, new_values, strict=True):
+            variables = model.variables + model.optimizer.variables
+            values = fresh.variables + optimizers[name]
+            for variable, value in zip(variables, values, strict=True):
                 variable.assign(value)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             losses = list(pool.map(partial(train, X=X, y=y), models.values()))
@@ -243,21 +243,21 @@ def plot_results(ax, results, n_last=50, n_points=25):
     markers = plt.cycler(marker="os^DP")
     ax.set_prop_cycle(plt.cycler(linestyle=["-", "--", ":"]) * (colors + markers))
     bins = pd.cut(results["epoch"], n_points)
-    middle = results.groupby(bins, observed=True)["epoch"].transform("mean")
-    curves = results.pivot_table("loss", index="seed", columns=["model", middle])
+    bin_epoch = results.groupby(bins, observed=True)["epoch"].transform("mean")
+    curves = results.pivot_table("loss", index="seed", columns=["model", bin_epoch])
     curves = curves.dropna()  # seeds that a model lacks
-    mean, half = curves.mean(), half_interval(curves)
+    mean, error = curves.mean(), half_interval(curves)
     summary, lines = summarize(results, n_last), {}
-    for name, (loss, _, above, above_half) in summary.iterrows():
+    for name, (loss, _, above, above_error) in summary.iterrows():
         label = f"{name}  {loss:.3f}"
         if above > 0:
             label += f", +{above:.3f}"
-        if above_half > 0:  # The best has no distance, and a single seed no interval.
-            label += f" ± {above_half:.3f}"
+        if above_error > 0:  # The best has no distance, and a single seed no interval.
+            label += f" ± {above_error:.3f}"
         [lines[name]] = ax.plot(mean[name], label=label)
     ax.set_ylim(ax.get_ylim())  # of the means: the interval of two seeds is wide
     for name, line in lines.items():
-        low, high = mean[name] - half[name], mean[name] + half[name]
+        low, high = mean[name] - error[name], mean[name] + error[name]
         ax.fill_between(low.index, low, high, color=line.get_color(), alpha=0.2, lw=0)
     ax.set(xlabel="epoch", ylabel="loss")
 
@@ -362,7 +362,7 @@ def main(argv=None):
     ax.axhline(baseline, color="0.3", linestyle=":", label=label)
     ax.set_ylabel("log loss (nats)")
     ax.set_ylim(bottom=0)
-    ax.set_title(f"Lowest {averaged}: {best}\n{setting}")
+    ax.set_title(f"{best} has the lowest log loss, {averaged}\n{setting}")
     legend = "log loss, and its distance from the best"
     if len(finished) > 1:
         legend += "; ± and bands: 95% intervals"

@@ -180,15 +180,15 @@ def main(argv=None):
     }
     scores = pd.DataFrame(scores, index=["accuracy", "log loss"]).T
     setting = f"after {len(losses):,} epochs at learning rate {args.learning_rate:g}"
-    print(f"\nScores on all 1,000, {setting}")
+    print(f"\nScores on the 1,000 new sequences, {setting}")
     print(scores.to_string(float_format="%.3f"), flush=True)
     if args.save:
         model.save(args.save)
         print("Model saved as", args.save, flush=True)
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5.8), layout="constrained")
-    scored = f"LSTM: {scores.loc['LSTM', 'accuracy']:.1%} right {setting}"
-    figure.suptitle(f"{scored}; position alone: {guessed:.1%}")
+    title = f"LSTM: {scores.loc['LSTM', 'accuracy']:.1%} right {setting}"
+    figure.suptitle(f"{title}; position alone: {guessed:.1%}")
     plot_training(left, losses)
     left.axhline(guessed_loss, color="0.3", linestyle=":", label="position baseline")
     left.set(title="Training: log loss of each new sequence", ylim=(0, None))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import keras
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
@@ -22,7 +23,7 @@ def blocks(language):
     return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
-LOOPS = [block for block in blocks("bash") if block.startswith("for ")]
+LOOPS = [block for block in blocks("bash") if "for " in block]
 IN_BLOCKS = [line for b in blocks("bash") if b not in LOOPS for line in b.splitlines()]
 OF_A_SCRIPT = [line for line in IN_BLOCKS if re.match(r"python \w+\.py", line)]
 
@@ -126,7 +127,8 @@ def run_here(source, run_name="snippet"):
     """Runs the source in this process, and gives its names."""
     with open("snippet.py", "w", encoding="utf-8") as file:
         file.write(source)
-    return runpy.run_path("snippet.py", run_name=run_name)
+    with matplotlib.rc_context():  # A style that it chooses is not for other tests.
+        return runpy.run_path("snippet.py", run_name=run_name)
 
 
 def test_snippet_of_padded_sequences_trains_saves_and_loads(in_tmp, capsys):
@@ -173,7 +175,7 @@ def test_change_for_ones_own_data_trains(what, in_tmp):
     model = names["get_bi_lstm_model"](6, n_units=4, n_features=2)
     rng = np.random.default_rng(0)
     X = rng.random((32, 6, 2), dtype=np.float32)
-    X[:16, 4:] = -1  # is padding, to a model with a mask
+    X[:16, 4:] = -99  # is padding, to a model with a mask
     y = rng.integers(3 if what == "several classes" else 2, size=(32, 6, 1))
     if what == "one label per sequence":
         y = y[:, 0]
@@ -196,7 +198,6 @@ def test_change_for_ones_own_data_trains(what, in_tmp):
         model.layers[-1].set_weights([np.zeros((8, 1)), np.array([7.0])])
         assert model.predict(X, verbose=0) == pytest.approx(7)
     if what == "sequences of different lengths":
-        X[:16, 4:] = -1
         y_other = y.copy()
         y_other[:16, 4:] = 1 - y_other[:16, 4:]  # The loss leaves out padded labels.
         expected = model.evaluate(X, y, verbose=0)[0]
@@ -210,7 +211,8 @@ def test_snippet_compares_models_of_ones_own(in_tmp, capsys):
     scores = pd.read_csv("study.csv")
     assert len(scores) == 2 * 2
     # The models of the last seed score the held-out rows as in the file.
-    X, y = names["X"][300:], names["y"][300:]
+    X, y = names["X_new"], names["y_new"]
+    assert len(X) == 100
     for name in ("gru", "lstm"):
         model = names["models"][name]
         p = np.where(y == 1, yhat := model.predict(X, verbose=0), 1 - yhat)
