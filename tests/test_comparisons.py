@@ -196,8 +196,14 @@ def test_models_score_held_out_data_inside_the_loop():
         assert held_out == pytest.approx(model.evaluate(X, y, verbose=0), abs=1e-5)
 
 
+def drawn_by_numpy():
+    model = conv()
+    model.set_weights([np.random.normal(size=w.shape) for w in model.get_weights()])
+    return model
+
+
 def test_runs_of_seeds_join_to_the_last_bit():
-    builders = {"conv": conv, "nested": nested}
+    builders = {"conv": conv, "nested": nested, "numpy": drawn_by_numpy}
     whole = [losses for losses, _ in train_repeats(builders, get_data, range(4))]
     # What was learned before is left out.
     part = train_repeats(builders, get_data, [2, 3])
