@@ -173,6 +173,7 @@ def test_change_for_ones_own_data_trains(what, in_tmp):
         source = source.replace(old, new)
     names = run_here(f"import keras\n\nn_classes = 3\n\n\ndef {source}")
     model = names["get_bi_lstm_model"](6, n_units=4, n_features=2)
+    model.run_eagerly = True  # so few updates are done sooner than compiled
     rng = np.random.default_rng(0)
     X = rng.random((32, 6, 2), dtype=np.float32)
     X[:16, 4:] = -99  # is padding, to a model with a mask
