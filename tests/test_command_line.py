@@ -292,7 +292,7 @@ def test_ctrl_c_reports_the_repeats_that_have_ended(on_terminal):
     assert "Traceback" not in stderr
     assert "\nCtrl-C: ends after the repeat at hand, and reports\n" in stderr
     seeds = get_seeds(process)
-    assert seeds == list(range(1, len(seeds) + 1)) and len(seeds) >= 3
+    assert seeds == list(range(1, len(seeds) + 1)) and 3 <= len(seeds) < 400
     assert f"learning rate 0.001, repeats: {len(seeds)}\r" in printed
     assert_is_picture(process.folder / "compare_directions.png")
 
