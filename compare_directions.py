@@ -41,7 +41,8 @@ def get_lstm_model(
 
     It maps `[samples, n_timesteps, n_features]` to probabilities
     `[samples, n_timesteps, 1]`; n_timesteps=None stands for any length. If it reads
-    backwards, its outputs keep that order: the first belongs to the last timestep.
+    backwards, its outputs keep that order: the first belongs to the last timestep. The
+    mask of padded timesteps does not: it is then wrong.
     """
     model = keras.Sequential()
     model.add(keras.Input((n_timesteps, n_features)))
