@@ -47,6 +47,39 @@ def test_label_is_1_when_the_sum_reaches_the_threshold_exactly():
     assert get_labels([0.5, 0.5, 0.0, 0.0]).tolist() == [0, 1, 1, 1]
 
 
+@pytest.mark.parametrize("n_timesteps", [1, 2, 7, 10, 333])
+def test_labels_of_the_total_flip_at_half_of_the_own_sum(n_timesteps):
+    X, y = get_sequences(20, n_timesteps, n_timesteps, "total")
+    assert np.array_equal(X, get_sequences(20, n_timesteps, n_timesteps)[0])
+    for values, labels in zip(X[:, :, 0], y[:, :, 0]):
+        half = sum(Fraction(float(x)) for x in values) / 2
+        sums = [
+            sum(Fraction(float(x)) for x in values[: i + 1]) for i in range(len(y[0]))
+        ]
+        assert labels.tolist() == [int(x >= half) for x in sums]
+        assert get_labels(values, "total").tolist() == labels.tolist()
+    assert np.array_equal(y[:1], get_sequence(n_timesteps, n_timesteps, "total")[1])
+
+
+def test_labels_of_the_total_are_of_each_sequence_and_feature_alone():
+    X = np.array(
+        [[[1.0, 0.0], [1.0, 0.0], [2.0, 5.0]], [[8.0, 1.0], [1.0, 1.0], [1.0, 1.0]]]
+    )
+    assert get_labels(X, "total")[0].T.tolist() == [[0, 1, 1], [0, 0, 1]]
+    assert get_labels(X, "total")[1].T.tolist() == [[1, 1, 1], [0, 1, 1]]
+
+
+def test_only_labels_of_the_total_depend_on_values_to_come():
+    X, _ = get_sequences(500, 10, rng=0)
+    changed = X.copy()
+    changed[:, -1] = 5
+    same = [
+        np.array_equal(get_labels(X, t)[:, :-1], get_labels(changed, t)[:, :-1])
+        for t in ("length", "total")
+    ]
+    assert same == [True, False]
+
+
 def test_sequences_have_their_shapes_types_and_distribution():
     X, y = get_sequences(2000, 10, rng=0)
     assert X.shape == y.shape == (2000, 10, 1)
@@ -73,23 +106,35 @@ def test_rng_seeds_or_goes_on():
     assert not np.array_equal(first, second)
 
 
-def exact_baseline(n_timesteps):
-    """The position baseline from the closed form of Irwin and Hall, in exact fractions."""
-    n_timesteps = int(n_timesteps)
-    x, accuracy, log_loss = Fraction(n_timesteps, 4), 0, 0
-    for k in range(1, n_timesteps + 1):
-        terms = ((-1) ** j * comb(k, j) * (x - j) ** k for j in range(int(x) + 1))
-        p = 1 - sum(terms) / factorial(k) if k > x else Fraction(0)
+def irwin_hall(n, x):
+    """How likely the sum of n uniform values is below x: a closed form, exactly."""
+    terms = ((-1) ** j * comb(n, j) * (x - j) ** n for j in range(int(x) + 1))
+    return sum(terms) / factorial(n) if x < n else Fraction(1)
+
+
+def exact_baseline(n, threshold):
+    """The position baseline, from how likely each label is 1, in exact fractions.
+
+    A sum of k values reaches n / 4. Or it reaches the sum of the n - k others: taken as
+    1 - x, which are as likely, they and the k values have a sum of at least n - k.
+    """
+    accuracy, log_loss = 0, 0
+    for k in range(1, n + 1):
+        below = {"length": (k, Fraction(n, 4)), "total": (n, Fraction(n - k))}[
+            threshold
+        ]
+        p = 1 - irwin_hall(*below)
         accuracy += float(max(p, 1 - p))
         log_loss -= sum(float(q) * np.log(float(q)) for q in (p, 1 - p) if float(q) > 0)
-    return accuracy / n_timesteps, log_loss / n_timesteps
+    return accuracy / n, log_loss / n
 
 
+@pytest.mark.parametrize("threshold", ["length", "total"])
 @pytest.mark.parametrize("n_timesteps", [1, 2, 3, 4, 7, np.uint8(10), 37, 150])
-def test_position_baseline_is_the_closed_form(n_timesteps):
-    assert position_baseline(n_timesteps) == pytest.approx(
-        exact_baseline(n_timesteps), abs=1e-3
-    )
+def test_position_baseline_is_the_closed_form(n_timesteps, threshold):
+    expected = exact_baseline(int(n_timesteps), threshold)
+    baseline = position_baseline(n_timesteps, threshold)
+    assert baseline == pytest.approx(expected, abs=1e-3)
 
 
 def test_position_baseline_of_long_sequences_is_what_a_simulation_scores():
@@ -107,20 +152,39 @@ def test_what_would_pass_silently_and_mislead_is_refused():
     for values in ([0.1, np.nan, 0.5], [np.nan]):
         with pytest.raises(ValueError, match="X .* nan"):
             get_labels(values)
+    for function, *args in [
+        (get_labels, [0.5]),
+        (get_sequences, 2, 3, 0),
+        (get_sequence, 3, 0),
+        (position_baseline, 3),
+    ]:
+        with pytest.raises(
+            ValueError, match="threshold .* 'length' or 'total', .*'Total'"
+        ):
+            function(*args, "Total")
 
 
-def test_script_prints_the_values_and_the_labels():
+@pytest.mark.parametrize("threshold", ["length", "total"])
+def test_script_prints_the_values_and_the_labels(threshold):
     command = [sys.executable, ROOT / "sequence.py", "--timesteps", "12", "--seed", "4"]
+    if threshold == "total":
+        command += ["--threshold", threshold]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     values, labels, rest = printed.replace("[", "").split("]")
-    X, y = get_sequence(12, rng=4)
+    X, y = get_sequence(12, 4, threshold)
     assert [float(x) for x in values.split()] == pytest.approx(X.ravel(), abs=1e-7)
     assert [int(label) for label in labels.split()] == y.ravel().tolist()
     assert rest.strip() == ""
 
 
 @pytest.mark.parametrize(
-    "args", [["--timesteps", "0"], ["--timesteps", "1.5"], ["--seed", "-1"]]
+    "args",
+    [
+        ["--timesteps", "0"],
+        ["--timesteps", "1.5"],
+        ["--seed", "-1"],
+        ["--threshold", "half"],
+    ],
 )
 def test_script_refuses_in_one_line(args):
     command = [sys.executable, ROOT / "sequence.py", *args]
