@@ -31,11 +31,17 @@ def get_scores(y, yhat):
     ]
 
 
-@pytest.mark.parametrize("script", BUILDERS)
-def test_script_trains_and_scores_as_the_tutorials_loop(script, in_tmp, capsys):
+@pytest.mark.parametrize(
+    ("script", "threshold"),
+    [(lstm_classify, "length"), (bilstm_classify, "total")],
+)
+def test_script_trains_and_scores_as_the_tutorials_loop(
+    script, threshold, in_tmp, capsys
+):
     path = in_tmp / "ein Bild für dich.PDF"
     args = ["--epochs", "10", "--seed", "3", "--timesteps", "7", "--plot", str(path)]
-    args += ["--learning-rate", "0.02", "--save", "model.keras"]
+    args += ["--learning-rate", "0.02", "--save", "model.keras", "--units", "5"]
+    args += ["--threshold", threshold]
     assert script.main(args) == 0
     printed = capsys.readouterr().out
     assert path.read_bytes().startswith(b"%PDF")
@@ -44,25 +50,24 @@ def test_script_trains_and_scores_as_the_tutorials_loop(script, in_tmp, capsys):
     # The same seeds, and a fit call a sequence.
     keras.utils.set_random_seed(3)
     rng = np.random.default_rng(3)
-    model = BUILDERS[script](7, learning_rate=0.02)
+    model = BUILDERS[script](7, learning_rate=0.02, n_units=5)
     losses = []
-    for X, y in zip(*get_sequences(10, 7, rng)):
+    for X, y in zip(*get_sequences(10, 7, rng, threshold)):
         fit = model.fit(X[None], y[None], batch_size=1, verbose=0)
         losses += fit.history["loss"]
     of_script = [float(loss) for loss in re.findall(r"- loss: (\S+)", printed)]
     assert of_script == pytest.approx(losses, abs=1e-4)
     # The saved model, loaded, scores new sequences as printed, and so does that of fit.
-    X, y = get_sequences(1000, 7, rng)
+    X, y = get_sequences(1000, 7, rng, threshold)
     for scorer in (model, keras.saving.load_model("model.keras")):
         yhat = scorer.predict(X, verbose=0)
         assert yhat.shape == y.shape
-        # Each prediction replaced by the mean at its timestep.
-        position_part = np.stack([yhat[:, t].mean() + 0 * y[:, t] for t in range(7)], 1)
         [name] = {"LSTM", "BiLSTM"} & set(get_table(printed))
         assert get_table(printed) == {
             name: pytest.approx(get_scores(y, yhat), abs=6e-4),
-            "its position part": pytest.approx(get_scores(y, position_part), abs=6e-4),
-            "position baseline": pytest.approx(position_baseline(7), abs=6e-4),
+            "position baseline": pytest.approx(
+                position_baseline(7, threshold), abs=6e-4
+            ),
         }
     # The example is as good as the median of the 1,000.
     lines = re.findall(
@@ -75,14 +80,23 @@ def test_script_trains_and_scores_as_the_tutorials_loop(script, in_tmp, capsys):
         (y[i, :, 0] == expected).all() and ((yhat[i, :, 0] > 0.5) == predicted).all()
         for i in at_the_median
     )
-    setting = "after 10 epochs at learning rate 0.02"
-    assert setting in printed and setting in plt.gcf().get_suptitle()
+    setting = "7 timesteps, 5 units, learning rate 0.02, 10 epochs"
+    problem = {"length": "", "total": "threshold at half the total, "}[threshold]
+    assert f"\n{problem}{setting}\n" in printed
+    assert plt.gcf().get_suptitle().endswith(f"\n{problem}{setting}")
+    accuracy = get_scores(y, yhat)[0]
+    assert f"{name}: {accuracy:.1%} right" in plt.gcf().get_suptitle()
+    # The threshold of the figure is the sum at which the labels flip.
+    _, upper, lower = plt.gcf().axes
+    sums, limit = [line.get_ydata() for line in upper.lines[:2]]
+    labels = lower.lines[0].get_ydata()
+    assert ((sums >= limit[0]) == labels).all()
 
 
 def test_default_run_beats_the_position_baseline(in_tmp, capsys):
     assert lstm_classify.main(["--verbose", "0"]) == 0
-    table = get_table(capsys.readouterr().out)
-    (accuracy, log_loss), position_part, (guessed, guessed_loss) = table.values()
+    (accuracy, log_loss), (guessed, guessed_loss) = get_table(
+        capsys.readouterr().out
+    ).values()
     assert 0.9 < accuracy < 1 and accuracy > guessed
-    # No guess from the position is better than the baseline, but for chance.
-    assert log_loss < guessed_loss < position_part[1]
+    assert log_loss < guessed_loss

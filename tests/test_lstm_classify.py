@@ -1,9 +1,12 @@
+import signal
+
 import keras
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
-from lstm_classify import get_lstm_model, plot_sequence, plot_training
+from lstm_classify import ctrl_c_stops, get_lstm_model, plot_sequence, plot_training
 from sequence import get_sequences
 
 
@@ -61,8 +64,6 @@ def test_dense_predicts_what_the_tutorials_time_distributed_predicts():
 
 @pytest.fixture
 def axes():
-    from matplotlib.figure import Figure
-
     return Figure().subplots()
 
 
@@ -90,26 +91,61 @@ def test_mean_of_fewer_epochs_than_50_is_named_so(axes):
 
 
 @pytest.mark.parametrize("n_timesteps", [1, 10, 50])
-def test_ticks_are_timesteps_from_1(n_timesteps, axes):
+def test_both_panels_have_the_same_whole_ticks(n_timesteps):
+    upper, lower = Figure().subplots(2)
     X, y = get_sequences(1, n_timesteps, rng=0)
-    plot_sequence(axes, X[0, :, 0], y[0, :, 0], X[0, :, 0])
-    ticks = axes.get_xticks().tolist()
+    plot_sequence(upper, lower, X[0, :, 0], y[0, :, 0], X[0, :, 0], n_timesteps / 4)
+    ticks = lower.get_xticks().tolist()
     assert ticks[0] == 1 and ticks[-1] <= n_timesteps and len(ticks) <= 10
     assert all(isinstance(tick, int) for tick in ticks)
+    assert upper.get_xticks().tolist() == ticks
+    assert upper.get_xlim() == lower.get_xlim()
+    lines = [*upper.lines, *lower.lines]
+    sizes = [line.get_markersize() for line in lines if line.get_marker() in "so"]
+    # Neighbours do not cover each other.
+    assert len(sizes) == 2 and max(sizes) <= 200 / n_timesteps
 
 
 @pytest.mark.parametrize("n_wrong", [0, 2])
-def test_wrong_timesteps_are_shaded_in_the_colour_of_the_legend(n_wrong, axes):
+def test_wrong_timesteps_are_shaded_in_the_colour_of_the_legend(n_wrong):
+    upper, lower = Figure().subplots(2)
     X = np.array([0.6, 0.6, 0.1, 0.9])
     y = np.array([0, 1, 1, 1])
     yhat = np.array([0.1, 0.9, 0.2 if n_wrong else 0.8, 0.2 if n_wrong else 0.8])
-    plot_sequence(axes, X, y, yhat)
-    axes.legend()
-    handles, labels = axes.get_legend_handles_labels()
+    plot_sequence(upper, lower, X, y, yhat, 1)
+    lower.legend()
+    handles, labels = lower.get_legend_handles_labels()
     wrong = handles[labels.index("wrong prediction")]
     heights, edges, _ = wrong.get_data()
     assert heights.tolist() == [0, 0] + [1 if n_wrong else 0] * 2
     assert edges.tolist() == [0.5, 1.5, 2.5, 3.5, 4.5]
-    swatch = axes.get_legend().legend_handles[labels.index("wrong prediction")]
+    swatch = lower.get_legend().legend_handles[labels.index("wrong prediction")]
     assert swatch.get_facecolor() == wrong.get_facecolor()
-    assert f"{4 - n_wrong} of 4 timesteps right" in axes.get_title()
+
+
+def test_sums_and_threshold_are_drawn_above_and_probabilities_below():
+    upper, lower = Figure().subplots(2)
+    X, yhat = np.array([0.5, 0.25, 0.75]), np.array([0.1, 0.4, 0.7])
+    plot_sequence(upper, lower, X, np.array([0, 0, 1]), yhat, 0.9)
+    lines = {
+        line.get_label(): line.get_ydata() for line in [*upper.lines, *lower.lines]
+    }
+    assert lines["sum so far"].tolist() == [0.5, 0.75, 1.5]
+    assert set(lines["threshold"]) == {0.9}
+    assert lines["probability of 1"].tolist() == [0.1, 0.4, 0.7]
+    assert lines["expected label"].tolist() == [0, 0, 1]
+    assert [bar.get_height() for bar in upper.patches] == X.tolist()
+
+
+def test_ctrl_c_stops_the_fit_inside_and_no_other():
+    model = get_lstm_model(3, n_units=2)
+    X, y = get_sequences(4, 3, rng=0)
+    press = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: signal.raise_signal(signal.SIGINT)
+    )
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(RuntimeError, match="a failure"), ctrl_c_stops(model):
+        history = model.fit(X, y, epochs=9, verbose=0, callbacks=[press])
+        raise RuntimeError("a failure")
+    assert len(history.history["loss"]) == 1
+    assert signal.getsignal(signal.SIGINT) == before
