@@ -1,22 +1,21 @@
 """Compares LSTMs that read forwards, backwards and in both directions.
 
-Every model is trained many times, all on the same sequences. You will see its
-mean log loss with a 95% interval, how far it is above the best model's, and a
-figure of the learning curves, beside the loss of guessing from the position
-alone. The outputs of lstm_back are in reversed order, but scored as in the
-tutorial; --controls adds it in forward order, and two forward LSTMs side by
-side. Ctrl-C ends the training after the repeat at hand, and reports; a second
-one ends the script as soon as the trainings that run return.
+Every model is trained many times, all on the same sequences, whose labels flip
+where the cumulative sum reaches a quarter of the length or, with "--threshold
+total", half of the sequence's own sum. You will see each model's mean log loss
+and how far it is above the best model's, with two standard errors (SE), and the
+learning curves, beside the best guess that knows the position alone. Ctrl-C
+ends the training, and reports the repeats that are done. The outputs of
+lstm_back are in reversed order, and scored as in the tutorial.
 
 Example:
-    python compare_directions.py --controls --repeats 100 --csv directions.csv
+    python compare_directions.py --threshold total --repeats 99 --csv total.csv
 """
 
 import argparse
 import math
 import os
 import random
-import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -39,10 +38,9 @@ def get_lstm_model(
 ):
     """Returns a compiled LSTM that predicts how likely each label is 1.
 
-    It maps `[samples, n_timesteps, n_features]` to probabilities
+    It maps `[samples, n_timesteps, n_features]` to probabilities of the shape of y,
     `[samples, n_timesteps, 1]`; n_timesteps=None stands for any length. If it reads
-    backwards, its outputs keep that order: the first belongs to the last timestep. The
-    mask of padded timesteps does not: it is then wrong.
+    backwards, its outputs keep that order: the first belongs to the last timestep.
     """
     model = keras.Sequential()
     model.add(keras.Input((n_timesteps, n_features)))
@@ -60,7 +58,7 @@ def get_bi_lstm_model(
 ):
     """Returns a compiled bidirectional LSTM that predicts how likely each label is 1.
 
-    It maps `[samples, n_timesteps, n_features]` to probabilities
+    It maps `[samples, n_timesteps, n_features]` to probabilities of the shape of y,
     `[samples, n_timesteps, 1]`; n_timesteps=None stands for any length. The mode is how
     the outputs of the two directions are merged: "concat", "sum", "mul" or "ave".
     """
@@ -77,60 +75,34 @@ def get_bi_lstm_model(
     return model
 
 
-def get_double_lstm_model(
-    n_timesteps, *, n_units=20, n_features=1, learning_rate=0.001
-):
-    """Returns a compiled model of two LSTMs that both read forwards, side by side.
-
-    It has as many weights as a bidirectional LSTM that concatenates, and is one but for
-    the direction of its second half.
-    """
-    inputs = keras.Input((n_timesteps, n_features))
-    first = keras.layers.LSTM(n_units, return_sequences=True)(inputs)
-    second = keras.layers.LSTM(n_units, return_sequences=True)(inputs)
-    both = keras.layers.Concatenate()([first, second])  # [..., 2 * n_units]
-    outputs = keras.layers.Dense(1, activation="sigmoid")(both)
-    model = keras.Model(inputs, outputs)
-    adam = keras.optimizers.Adam(learning_rate)
-    model.compile(loss="binary_crossentropy", optimizer=adam, metrics=["accuracy"])
-    return model
-
-
-def get_aligned_lstm_model(
-    n_timesteps, *, n_units=20, n_features=1, learning_rate=0.001
-):
-    """Returns a compiled LSTM that reads backwards, with its outputs in forward order.
-
-    So are those of a bidirectional LSTM's backward half. Behind the flip the mask of a
-    Masking layer is lost: the loss would count padded timesteps.
-    """
-    inputs = keras.Input((n_timesteps, n_features))
-    lstm = keras.layers.LSTM(n_units, return_sequences=True, go_backwards=True)
-    in_order = keras.ops.flip(lstm(inputs), axis=1)  # [samples, n_timesteps, n_units]
-    outputs = keras.layers.Dense(1, activation="sigmoid")(in_order)
-    model = keras.Model(inputs, outputs)
-    adam = keras.optimizers.Adam(learning_rate)
-    model.compile(loss="binary_crossentropy", optimizer=adam, metrics=["accuracy"])
-    return model
-
-
-def train_model(model, X, y):
+def train_model(model, data):
     """Trains the model with one update per batch, and returns the loss of each update.
 
-    X and y are `[n_updates, batch_size, ...]`, the losses are `[n_updates]`. It is `fit`
-    as one loop that `tf.function` can compile, when the model and its optimizer are
-    built. Callbacks, metrics, `use_ema` and the memory of a stateful LSTM are left out.
+    The data are X, y and, if you have them, sample weights, `[n_updates, batch_size, ...]`
+    each. It is `fit` as one loop that `tf.function` can compile, once the model and its
+    optimizer are built; callbacks, metrics, `use_ema` and the memory of a stateful LSTM
+    are left out. Raises ValueError if the model has a `train_step` of its own, or y
+    another number of axes than an output of one value.
     """
+    if type(model).train_step is not keras.Model.train_step:
+        raise ValueError("train_step would not be called: override compute_loss")
 
     def update(batch):
-        X_batch, y_batch = batch  # [batch_size, ...]
+        X, y, weight = keras.utils.unpack_x_y_sample_weight(batch)  # [batch_size, ...]
         with tf.GradientTape() as tape:
             # Read the variables once an update. Left to itself, the LSTM reads its
             # weights at each timestep, and the gradient keeps as many copies of them.
             state = [(v, tf.convert_to_tensor(v)) for v in model.variables]
             with keras.StatelessScope(state, collect_losses=True) as scope:
-                yhat = model(X_batch, training=True)
-                loss = model.compute_loss(y=y_batch, y_pred=yhat)
+                yhat = model(X, training=True)
+                # Beside [batch_size, n_timesteps, 1] Keras takes y without the last axis,
+                # and averages over the timesteps before it masks and weights them.
+                axes = len(y.shape), len(yhat.shape)
+                if yhat.shape[-1] == 1 and axes[0] != axes[1] and axes != (1, 2):
+                    raise ValueError(
+                        f"y is {y.shape}, but the outputs are {yhat.shape}"
+                    )
+                loss = model.compute_loss(x=X, y=y, y_pred=yhat, sample_weight=weight)
             scaled_loss = model.optimizer.scale_loss(loss)  # of mixed precision
         gradients = tape.gradient(scaled_loss, model.trainable_variables)
         model.optimizer.apply(gradients, model.trainable_variables)
@@ -139,39 +111,39 @@ def train_model(model, X, y):
         return loss
 
     floatx = keras.config.floatx()  # the type of the losses
-    return tf.map_fn(update, (X, y), parallel_iterations=1, fn_output_signature=floatx)
+    return tf.map_fn(update, data, parallel_iterations=1, fn_output_signature=floatx)
 
 
 def train_repeats(builders, get_data, seeds, batch_size=1, jit=True):
     """Trains every model once per seed, and yields each seed's losses and trained models.
 
     `builders` are functions without arguments, by name, that return a new compiled model;
-    from seed to seed only its weights may differ. `get_data(seed)` returns two arrays, X
-    and y, with a sequence and its labels per row: whole batches, in the order of training,
-    and for several passes the rows several times. The losses are a DataFrame with the
-    columns model, seed, epoch (one update each) and loss. The models, by name, are the
-    same objects for all seeds: score or save them before the next. Layers that draw from
-    `tf.random`, or from `keras.random` without a seed, are not reproducible. `jit`
-    compiles with XLA, which draws other dropout than `fit`, and refuses an LSTM on a GPU.
-    Raises ValueError if a builder returns a model again.
+    from seed to seed only its weights may differ. `get_data(seed)` returns the arrays X
+    and y, or X, y and sample_weight, with a sequence per row: whole batches, in the order
+    of training, and for several passes the rows several times. The losses are a DataFrame
+    with a column per model, and a row per seed and epoch (here one update). All seeds use
+    the same model objects, by name: score or save them before the next seed. `jit`
+    compiles with XLA, which refuses an LSTM on a GPU. Raises ValueError if a builder
+    returns a model again, and RuntimeError if Keras is on another backend.
     """
+    if keras.backend.backend() != "tensorflow":
+        raise RuntimeError("set KERAS_BACKEND=tensorflow before keras is imported")
     # Compiling takes a second or two, so each model is compiled once. For every later
     # seed it gets the weights of a fresh model, and its optimizer is reset.
-    train = tf.function(train_model, jit_compile=jit)
+    train = tf.function(train_model, jit_compile=jit, autograph=False)
     models, optimizers = {}, {}
     for seed in seeds:
         # [n_updates, batch_size, ...]; NumPy refuses what does not fill whole batches.
-        X, y = [np.reshape(a, (-1, batch_size, *a.shape[1:])) for a in get_data(seed)]
+        data = [np.reshape(a, (-1, batch_size, *a.shape[1:])) for a in get_data(seed)]
         for name, build in builders.items():
             # Keras seeds its layers from Python's generator. Its `set_random_seed` would
             # also empty TensorFlow's caches, which takes longer than the training.
             random.seed(int(seed))
-            np.random.seed(seed)
             fresh = build()
             if models.get(name) is fresh:
                 raise ValueError(f"the builder of {name} must return a new model")
             if not fresh.built:  # A subclassed model gets weights when it is called.
-                fresh(X[0])
+                fresh(data[0][0])
             model = models.setdefault(name, fresh)
             if model is fresh:
                 model.optimizer.build(model.trainable_variables)
@@ -180,87 +152,58 @@ def train_repeats(builders, get_data, seeds, batch_size=1, jit=True):
             values = fresh.variables + optimizers[name]
             for variable, value in zip(variables, values, strict=True):
                 variable.assign(value)
+        # The models train side by side, as TensorFlow needs no Python while it runs.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            losses = list(pool.map(partial(train, X=X, y=y), models.values()))
-        columns = {
-            "model": np.repeat(list(models), len(X)),
-            "seed": seed,
-            "epoch": np.tile(np.arange(1, len(X) + 1), len(models)),
-            "loss": np.concatenate(losses),
-        }
-        yield pd.DataFrame(columns), models
-
-
-def half_interval(repeats):
-    """Returns half of the 95% interval of each column's mean, nan for a single row."""
-    degrees = max(1, len(repeats) - 1)  # of freedom
-    # NumPy has no quantiles of Student's t: draws give them within half a percent.
-    t = np.quantile(abs(np.random.default_rng(0).standard_t(degrees, 200_000)), 0.95)
-    return t * repeats.sem()
+            losses = list(pool.map(partial(train, data=data), models.values()))
+        losses = pd.DataFrame(np.stack(losses, axis=1), columns=list(models))
+        losses.index = pd.RangeIndex(1, len(losses) + 1, name="epoch")
+        yield pd.concat({seed: losses}, names=["seed"]), models
 
 
 def summarize(results, n_last=50):
     """Returns each model's mean loss in the last epochs, and its distance from the best.
 
-    `results` has the columns model, seed, epoch and loss. The last epochs are n_last, or
-    all of fewer. Only seeds that all models have count: the distance is taken seed by
-    seed, which is sharper than comparing intervals. Its interval is of one pair; among
-    many equal models some exclude 0. Raises ValueError if a loss is nan or infinite, or
-    if a training has repeated rows or other epochs than most.
+    `results` are losses of `train_repeats`, joined by `pd.concat`: a column per model, and
+    the index (seed, epoch). It averages the last n_last epochs, or all if there are fewer.
+    The distance is taken seed by seed, which is sharper than comparing means. From about
+    20 seeds on, two standard errors (SE) are half of a 95% interval. Raises ValueError
+    if a loss is missing, repeated, nan or infinite.
     """
-    if not np.isfinite(results["loss"]).all():  # pandas would leave out nan.
-        raise ValueError("a loss is nan or infinite: diverged, or a row is cut off")
-    rows = pd.crosstab([results["model"], results["seed"]], results["epoch"])
-    usual = np.ceil(rows.median()).clip(upper=1)  # 0 for an epoch that most do not have
-    odd = rows.ne(usual)
-    if odd.any(axis=None):
-        model, seed = odd.any(axis="columns").idxmax()
-        epoch = odd.loc[(model, seed)].idxmax()
-        training = f"model {model}, seed {seed}: epoch {epoch}"
-        raise ValueError(f"{training} is missing, repeated, or not in most others")
-    last = results[results["epoch"] > results["epoch"].max() - n_last]
-    loss = last.pivot_table("loss", index="seed", columns="model", sort=False)
-    loss = loss.dropna().astype(float)
+    # Each model must have one finite loss for each seed and epoch.
+    finite = results.where(np.isfinite(results)).groupby(["seed", "epoch"]).count()
+    wrong = finite.unstack("epoch", fill_value=0).unstack() != 1  # (model, epoch, seed)
+    if wrong.any():
+        model, epoch, seed = wrong.idxmax()
+        loss = f"model {model}, seed {seed}: the loss of epoch {epoch}"
+        why = "diverged, a label outside 0 to n_classes - 1, or a row cut off"
+        raise ValueError(f"{loss} is missing, repeated, nan or infinite ({why})")
+    loss = results.sort_index().groupby("seed").tail(n_last).groupby("seed").mean()
     above = loss.sub(loss[loss.mean().idxmin()], axis="index")
     columns = {
         "loss": loss.mean(),
-        "± 95%": half_interval(loss),
+        "± 2 SE": 2 * loss.sem(),
         "above the best": above.mean(),
-        "± 95%, paired": half_interval(above),
+        "± 2 SE, paired": 2 * above.sem(),
     }
-    return pd.DataFrame(columns).rename_axis(None)
+    return pd.DataFrame(columns)
 
 
-def plot_results(ax, results, n_last=50, n_points=25):
-    """Draws each model's loss against the epoch: the seeds' mean in its 95% interval.
+def plot_results(ax, results, n_points=25):
+    """Draws each model's loss against the epoch: the seeds' mean, in a band of ± 2 SE.
 
-    `results` are as for `summarize`, whose numbers of the last epochs stand in the labels
-    (`ax.legend()` shows them). Neighbouring epochs are averaged, to at most n_points. The
-    limits of y are those of the means.
+    `results` are as for `summarize`. Neighbouring epochs are averaged, to at most n_points.
     """
-    # Colours that colour-blind readers can tell apart, and markers for prints in grey.
-    colors = plt.style.library["seaborn-v0_8-colorblind"]["axes.prop_cycle"]
-    colors = colors[:4].concat(colors[5:])  # without yellow, which is pale on white
-    markers = plt.cycler(marker="os^DP")
-    ax.set_prop_cycle(plt.cycler(linestyle=["-", "--", ":"]) * (colors + markers))
-    bins = pd.cut(results["epoch"], n_points)
-    bin_epoch = results.groupby(bins, observed=True)["epoch"].transform("mean")
-    curves = results.pivot_table("loss", index="seed", columns=["model", bin_epoch])
-    curves = curves.dropna()  # seeds that a model lacks
-    mean, error = curves.mean(), half_interval(curves)
-    summary, lines = summarize(results, n_last), {}
-    for name, (loss, _, above, above_error) in summary.iterrows():
-        label = f"{name}  {loss:.3f}"
-        if above > 0:
-            label += f", +{above:.3f}"
-        if above_error > 0:  # The best has no distance, and a single seed no interval.
-            label += f" ± {above_error:.3f}"
-        [lines[name]] = ax.plot(mean[name], label=label)
-    ax.set_ylim(ax.get_ylim())  # of the means: the interval of two seeds is wide
-    for name, line in lines.items():
+    summarize(results)  # refuses what would mislead
+    losses = results.reset_index("epoch")  # as a column, it is averaged like the losses
+    points = pd.cut(losses["epoch"], n_points, labels=False).to_numpy()
+    by_point = losses.groupby(["seed", points]).mean().groupby(level=1)
+    mean, error = by_point.mean(), 2 * by_point.sem()
+    epoch = mean.pop("epoch")
+    for name in mean:
+        [line] = ax.plot(epoch, mean[name], label=name)
         low, high = mean[name] - error[name], mean[name] + error[name]
-        ax.fill_between(low.index, low, high, color=line.get_color(), alpha=0.2, lw=0)
-    ax.set(xlabel="epoch", ylabel="loss")
+        ax.fill_between(epoch, low, high, color=line.get_color(), alpha=0.2, lw=0)
+    ax.set_xlabel("epoch")
 
 
 def parse_args(argv):
@@ -270,12 +213,13 @@ def parse_args(argv):
     )
     add = parser.add_argument
     add("--timesteps", type=int, default=10, help="length of a sequence [%(default)s]")
+    flip = "labels flip at 1/4 of the length or 1/2 of the total [%(default)s]"
+    add("--threshold", choices=["length", "total"], default="length", help=flip)
     add("--units", type=int, default=20, help="LSTM units per direction [%(default)s]")
     add("--epochs", type=int, default=250, help="one new sequence each [%(default)s]")
     add("--learning-rate", type=float, default=0.001, help="step size [%(default)s]")
     add("--repeats", type=int, default=30, help="trainings per model [%(default)s]")
     add("--seed", type=int, default=1, help="seed of the first repeat [%(default)s]")
-    add("--controls", action="store_true", help="adds the two models named above")
     add("--no-jit", action="store_true", help="trains without XLA, often slower")
     add("--csv", type=Path, help="saves each repeat's losses in this file as it ends")
     figure = Path(__file__).with_suffix(".png").name
@@ -285,23 +229,19 @@ def parse_args(argv):
         parser.error("--timesteps, --units, --epochs and --repeats must be at least 1")
     if not 0 < args.learning_rate < math.inf:
         parser.error("--learning-rate must be above 0 and finite")
-    if not 0 <= args.seed <= 2**32 - args.repeats:
-        parser.error(f"--seed must be from 0 to {2**32 - args.repeats}")
+    if args.seed < 0:
+        parser.error("--seed must be at least 0")
     endings = plt.Figure().canvas.get_supported_filetypes()
     if args.plot.suffix[1:].lower() not in endings:
         parser.error(f"--plot must end in one of {', '.join(endings)}")
-    if args.csv and args.plot.resolve() == args.csv.resolve():
-        parser.error("--plot and --csv must be two files")
     for path in filter(None, [args.plot, args.csv]):
-        writable = os.access(path if os.path.exists(path) else path.parent, os.W_OK)
-        if os.path.isdir(path) or not os.path.isdir(path.parent) or not writable:
+        if os.path.isdir(path) or not os.access(path.parent, os.W_OK | os.X_OK):
             parser.error(f"cannot write {path}: not a file in a writable folder")
     return args
 
 
 def main(argv=None):
     args = parse_args(argv)
-    plt.close(plt.figure())  # A display that does not work fails before the training.
     # Keras's LSTM for GPUs cannot be compiled by XLA, and a CPU is faster for this size.
     tf.config.set_visible_devices([], "GPU")
     options = {"n_timesteps": args.timesteps, "n_units": args.units}
@@ -314,65 +254,55 @@ def main(argv=None):
         "lstm_back": lambda: get_lstm_model(backwards=True, **options),
         "bilstm_con": lambda: get_bi_lstm_model(mode="concat", **options),
     }
-    if args.controls:
-        builders["lstm_back_aligned"] = lambda: get_aligned_lstm_model(**options)
-        builders["lstm_forw_twice"] = lambda: get_double_lstm_model(**options)
 
     def get_data(seed):
-        return get_sequences(args.epochs, args.timesteps, rng=seed)
-
-    finished, stopped = [], False
-
-    def stop(signum, frame):
-        nonlocal stopped
-        stopped = True
-        signal.signal(signal.SIGINT, old_handler)  # A second Ctrl-C ends the script.
-        print("\nCtrl-C: ends after the repeat at hand, and reports", file=sys.stderr)
+        return get_sequences(args.epochs, args.timesteps, seed, args.threshold)
 
     seeds = range(args.seed, args.seed + args.repeats)
     bar = 1 if sys.stdout.isatty() else 2  # In a file, a line at the end is enough.
-    total = args.repeats * len(builders)
-    progress = keras.utils.Progbar(total, verbose=bar, unit_name="training")
-    old_handler = signal.signal(signal.SIGINT, stop)
+    progress = keras.utils.Progbar(args.repeats, verbose=bar, unit_name="repeat")
+    finished = []
     try:
         for losses, _ in train_repeats(builders, get_data, seeds, jit=not args.no_jit):
             if args.csv:
-                mode = "a" if finished else "w"
-                losses.to_csv(args.csv, mode=mode, header=not finished, index=False)
+                first = not finished
+                losses.to_csv(args.csv, mode="w" if first else "a", header=first)
             finished.append(losses)
-            progress.add(len(builders))
-            if stopped:
-                break
-    finally:
-        signal.signal(signal.SIGINT, old_handler)
+            progress.add(1)
+    except KeyboardInterrupt:
+        print(f"\nCtrl-C: {len(finished)} repeats are done", file=sys.stderr)
+        if not finished:
+            return 130
 
-    results = pd.concat(finished)
-    n_last = min(50, args.epochs)
+    results, n_last = pd.concat(finished), min(50, args.epochs)
     summary = summarize(results, n_last)
-    best = summary["loss"].idxmin()
-    baseline = position_baseline(args.timesteps)[1]
+    baseline = position_baseline(args.timesteps, args.threshold)[1]
     summary.loc["position baseline", "loss"] = baseline
-    averaged = f"mean of the last {n_last} of {args.epochs} epochs"
-    setting = f"learning rate {args.learning_rate:g}, repeats: {len(finished)}"
-    print(f"\nLog loss, {averaged}, {setting}")
-    print(summary.to_string(float_format="%.3f", na_rep=""), flush=True)
+    table = summary.to_string(float_format="%.3f", na_rep="")
+    heading = (
+        f"Log loss of new sequences, mean of the last {n_last} of {args.epochs} epochs"
+    )
+    problem = {"length": "", "total": "threshold at half the total, "}[args.threshold]
+    setting = f"{problem}{args.timesteps} timesteps, {args.units} units, "
+    setting += f"learning rate {args.learning_rate:g}, repeats: {len(finished)}"
+    print(f"\n{heading}\n{setting}\n{table}", flush=True)
 
-    figure, ax = plt.subplots(figsize=(10, 6), layout="constrained")
-    plot_results(ax, results, n_last)
-    label = f"position baseline  {baseline:.3f}"
-    ax.axhline(baseline, color="0.3", linestyle=":", label=label)
-    ax.set_ylabel("log loss (nats)")
-    ax.set_ylim(bottom=0)
-    ax.set_title(f"{best} has the lowest log loss, {averaged}\n{setting}")
-    legend = "log loss, and its distance from the best"
-    if len(finished) > 1:
-        legend += "; ± and bands: 95% intervals"
-    figure.legend(loc="outside lower center", ncols=2, title=legend, frameon=False)
+    figure, ax = plt.subplots(figsize=(10, 7), layout="constrained")
+    # Colours for colour-blind readers, and markers for prints in grey: those of
+    # bilstm_con are the same in compare_directions.py and compare_merge_modes.py.
+    ax.set_prop_cycle(color=["#0072B2", "#D55E00", "#009E73"], marker=["o", "s", "D"])
+    plot_results(ax, results)
+    ax.axhline(baseline, color="0.3", linestyle=":")
+    ax.set(title=setting, ylabel="log loss (nats)", ylim=(0, None))
+    # The legend is the printed table, with the line of each model before its row.
+    lines = [plt.Line2D([], [], linestyle=""), *ax.lines]
+    legend = figure.legend(lines, table.splitlines(), loc="outside lower center")
+    legend.set_title(f"{heading}; bands: ± 2 SE")
+    plt.setp(legend.get_texts(), family="monospace")
     figure.savefig(args.plot, dpi=150)
     print("Figure saved as", args.plot, flush=True)
-    if figure.canvas.required_interactive_framework:  # There are windows.
-        plt.show()
-    return 130 if stopped else 0
+    plt.show()
+    return 130 if len(finished) < args.repeats else 0
 
 
 if __name__ == "__main__":

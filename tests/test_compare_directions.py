@@ -1,36 +1,27 @@
 import re
 
 import keras
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 
-from compare_directions import (
-    get_aligned_lstm_model,
-    get_bi_lstm_model,
-    get_double_lstm_model,
-    get_lstm_model,
-    main,
-    train_repeats,
-)
+from compare_directions import get_bi_lstm_model, get_lstm_model, main, train_repeats
 from sequence import get_sequences, position_baseline
 
-# The models, and whether the labels are to be reversed in time for the oracle.
 MODELS = {
-    "lstm_forw": (lambda: get_lstm_model(10), 1),
-    "lstm_back": (lambda: get_lstm_model(10, backwards=True), 1),
-    "bilstm_con": (lambda: get_bi_lstm_model(10, "concat"), 1),
-    "lstm_back_aligned": (lambda: get_lstm_model(10, backwards=True), -1),
-    "lstm_forw_twice": (lambda: get_double_lstm_model(10), 1),
+    "lstm_forw": lambda: get_lstm_model(10),
+    "lstm_back": lambda: get_lstm_model(10, backwards=True),
+    "bilstm_con": lambda: get_bi_lstm_model(10, "concat"),
 }
 SEEDS = range(40, 48)
 
 
-def fit_losses(build, seed, n_epochs, step=1):
+def fit_losses(build, seed, n_epochs):
     """The oracle: Keras's own fit, called once a sequence as in the tutorial."""
     X, y = get_sequences(250, 10, rng=seed)
     keras.utils.set_random_seed(seed)
-    model, y = build(), y[:, ::step]
+    model = build()
     fits = [
         model.fit(X[i : i + 1], y[i : i + 1], batch_size=1, verbose=0)
         for i in range(n_epochs)
@@ -45,44 +36,36 @@ def study(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         printed = []
         patch.setattr("builtins.print", lambda *args, **_: printed.append(args))
-        args = ["--controls", "--repeats", "8", "--seed", "40"]
+        args = ["--repeats", "8", "--seed", "40"]
         files = ["--csv", str(folder / "a.csv"), "--plot", str(folder / "a.png")]
         assert main(args + files) == 0
     lines = "\n".join(str(arg) for args in printed for arg in args).splitlines()
-    return pd.read_csv(folder / "a.csv"), lines
+    return pd.read_csv(folder / "a.csv", index_col=["seed", "epoch"]), lines
 
 
-def test_csv_is_tidy(study):
+def test_csv_has_a_row_per_epoch_and_a_column_per_model(study):
     losses, _ = study
-    assert list(losses.columns) == ["model", "seed", "epoch", "loss"]
-    assert set(losses["model"]) == set(MODELS)
-    assert len(losses) == len(losses.drop_duplicates(["model", "seed", "epoch"]))
-    assert losses["seed"].unique().tolist() == list(SEEDS)
-    assert sorted(losses["epoch"].unique()) == list(range(1, 251))
-    assert len(losses) == 5 * 8 * 250
+    assert list(losses.columns) == list(MODELS)
+    rows = [(seed, epoch) for seed in SEEDS for epoch in range(1, 251)]
+    assert losses.index.tolist() == rows
 
 
-@pytest.mark.parametrize("name", ["bilstm_con", "lstm_back_aligned", "lstm_forw_twice"])
+@pytest.mark.parametrize("name", ["lstm_back", "bilstm_con"])
 def test_losses_are_those_of_fit(name, study):
-    build, step = MODELS[name]
-    losses = study[0].query("model == @name and seed == 41")
-    losses = losses.set_index("epoch")["loss"].loc[1:10]
-    np.testing.assert_allclose(losses, fit_losses(build, 41, 10, step), atol=1e-4)
+    losses = study[0].loc[41, name].loc[1:10]
+    np.testing.assert_allclose(losses, fit_losses(MODELS[name], 41, 10), atol=1e-4)
 
 
-def test_no_jit_gives_the_same_losses_and_one_repeat_no_interval(in_tmp, study, capsys):
-    args = ["--no-jit", "--repeats", "1", "--seed", "40", "--controls"]
+def test_no_jit_gives_the_same_losses_and_one_repeat_no_error(in_tmp, study, capsys):
+    args = ["--no-jit", "--repeats", "1", "--seed", "40"]
     assert main([*args, "--csv", "b.csv", "--plot", "b.png"]) == 0
     printed = capsys.readouterr().out
-    assert (
-        "learning rate 0.001, repeats: 1\n" in printed and "nan" not in printed.lower()
-    )
+    assert "repeats: 1\n" in printed and "nan" not in printed.lower()
     [row] = re.findall(r"lstm_forw +(.*)", printed)
     assert len(row.split()) == 2
-    keys = ["model", "seed", "epoch"]
-    both = pd.read_csv("b.csv").merge(study[0], on=keys, validate="1:1")
-    assert len(both) == 5 * 250
-    np.testing.assert_allclose(both["loss_x"], both["loss_y"], atol=1e-4)
+    losses = pd.read_csv("b.csv", index_col=["seed", "epoch"])
+    assert losses.shape == (250, 3)
+    np.testing.assert_allclose(losses, study[0].loc[[40]], atol=1e-4)
 
 
 def test_go_backwards_gives_its_outputs_in_reversed_order():
@@ -100,22 +83,16 @@ def test_go_backwards_gives_its_outputs_in_reversed_order():
     changed[0, 0] += 0.5  # the first timestep only
     assert moves(get_lstm_model(10)) == [True] * 10
     assert moves(get_lstm_model(10, backwards=True)) == [False] * 9 + [True]
-    assert moves(get_aligned_lstm_model(10)) == [True] + [False] * 9
-
-
-def test_aligned_model_is_saved_and_loaded(in_tmp):
-    X, _ = get_sequences(3, 10, rng=0)
-    model = get_aligned_lstm_model(10)
-    model.save("aligned.keras")
-    loaded = keras.saving.load_model("aligned.keras")
-    assert np.array_equal(model.predict(X, verbose=0), loaded.predict(X, verbose=0))
 
 
 def mean_of_last(losses, n_last=50):
-    last = losses[losses["epoch"] > losses["epoch"].max() - n_last]
+    n_epochs = losses.index.get_level_values("epoch").max()
+    seeds = losses.index.get_level_values("seed").unique()
     return {
-        name: np.array([rows["loss"].mean() for _, rows in model.groupby("seed")])
-        for name, model in last.groupby("model")
+        name: np.array(
+            [losses.loc[s, name].loc[n_epochs - n_last + 1 :].mean() for s in seeds]
+        )
+        for name in losses
     }
 
 
@@ -128,10 +105,8 @@ def assert_below(lower, higher):
 
 def test_claims_hold_over_several_seeds(study):
     last = mean_of_last(study[0])
-    for lstm in ("lstm_forw", "lstm_back", "lstm_back_aligned", "lstm_forw_twice"):
-        assert_below(last["bilstm_con"], last[lstm])
-    for forward in ("lstm_forw", "lstm_back_aligned"):
-        assert_below(last[forward], last["lstm_back"])
+    assert_below(last["bilstm_con"], last["lstm_forw"])
+    assert_below(last["lstm_forw"], last["lstm_back"])
     # After 250 updates neither LSTM beats guessing from the position.
     for lstm in ("lstm_forw", "lstm_back"):
         assert_below(np.full(8, position_baseline(10)[1]), last[lstm])
@@ -144,35 +119,51 @@ def test_table_holds_the_statistics_of_the_csv(study):
     table = {line.split()[0]: line for line in lines if line.startswith(("lstm", "bi"))}
     assert list(table) == list(MODELS)
     for name, values in last.items():
-        expected = [*interval(values), *interval(values - last[best])]
+        expected = [*statistics(values), *statistics(values - last[best])]
         printed = [float(number) for number in table[name].split()[1:]]
         assert printed == pytest.approx(expected, abs=6e-4)
     [baseline] = [line for line in lines if line.startswith("position baseline")]
     assert float(baseline.split()[2]) == pytest.approx(0.2387, abs=0.001)
-    setting = "mean of the last 50 of 250 epochs, learning rate 0.001, repeats: 8"
-    assert f"Log loss, {setting}" in lines
+    assert "Log loss of new sequences, mean of the last 50 of 250 epochs" in lines
+    assert "10 timesteps, 20 units, learning rate 0.001, repeats: 8" in lines
     assert max(map(len, lines)) <= 80
 
 
-def interval(values):
-    return values.mean(), 2.3646 * values.std(ddof=1) / np.sqrt(len(values))
+def statistics(values):
+    """The mean, and two standard errors of it."""
+    return values.mean(), 2 * values.std(ddof=1) / np.sqrt(len(values))
 
 
-def get_data(seed, n_epochs=250):
-    return get_sequences(n_epochs, 10, rng=seed)
+def test_figure_carries_the_printed_table(in_tmp, capsys):
+    args = ["--repeats", "2", "--epochs", "30", "--threshold", "total", "--no-jit"]
+    assert main([*args, "--timesteps", "5", "--units", "3"]) == 0
+    printed = capsys.readouterr().out
+    figure = plt.gcf()
+    [legend] = figure.legends
+    table = "\n".join(text.get_text() for text in legend.get_texts())
+    assert table in printed and len(legend.get_texts()) == 5
+    [ax] = figure.axes
+    setting = "threshold at half the total, 5 timesteps, 3 units, learning rate 0.001"
+    assert ax.get_title() == f"{setting}, repeats: 2" and ax.get_title() in printed
+    # A row of the legend has the colour and marker of the line that its model has.
+    for name, line, handle in zip(MODELS, ax.lines, legend.legend_handles[1:]):
+        assert line.get_label() == name
+        assert line.get_color() == handle.get_color()
+        assert line.get_marker() == handle.get_marker()
+    baseline = position_baseline(5, "total")[1]
+    assert f"position baseline {baseline:.3f}" in table
+    assert ax.lines[-1].get_ydata()[0] == pytest.approx(baseline)
 
 
-def test_the_control_has_the_weights_of_the_bilstm_and_reads_forwards():
-    control = get_double_lstm_model(10)
-    assert control.count_params() == get_bi_lstm_model(10).count_params() == 3561
-    X, _ = get_sequences(1, 10, rng=0)
-    changed = X.copy()
-    changed[0, 5] += 0.5
-    moved = control.predict(X, verbose=0) != control.predict(changed, verbose=0)
-    assert not moved[0, :5].any() and moved[0, 5:].all()
+def test_where_labels_depend_on_the_future_only_the_bilstm_passes_the_baseline():
+    losses = train(MODELS, 250, SEEDS, threshold="total", learning_rate=0.01)
+    last, baseline = mean_of_last(losses), np.full(8, position_baseline(10, "total")[1])
+    assert_below(last["bilstm_con"], baseline)
+    for lstm in ("lstm_forw", "lstm_back"):
+        assert_below(baseline, last[lstm])
 
 
-def train(names, n_epochs, seeds, **options):
+def train(names, n_epochs, seeds, threshold="length", **options):
     builders = {
         "lstm_forw": lambda: get_lstm_model(10, **options),
         "lstm_back": lambda: get_lstm_model(10, backwards=True, **options),
@@ -180,7 +171,7 @@ def train(names, n_epochs, seeds, **options):
     }
 
     def get_data(seed):
-        return get_sequences(n_epochs, 10, rng=seed)
+        return get_sequences(n_epochs, 10, seed, threshold)
 
     repeats = train_repeats({name: builders[name] for name in names}, get_data, seeds)
     return pd.concat(losses for losses, _ in repeats)

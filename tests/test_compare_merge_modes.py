@@ -1,8 +1,11 @@
 import keras
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 
+import compare_directions
+import compare_merge_modes
 from compare_merge_modes import get_bi_lstm_model, main
 from sequence import get_sequences
 
@@ -16,7 +19,7 @@ def losses(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     files = ["--csv", str(folder / "a.csv"), "--plot", str(folder / "a.png")]
     assert main(["--repeats", "8", "--seed", "60", *files]) == 0
-    return pd.read_csv(folder / "a.csv")
+    return pd.read_csv(folder / "a.csv", index_col=["seed", "epoch"])
 
 
 @pytest.mark.parametrize("name", ["bilstm_mul"])
@@ -29,13 +32,11 @@ def test_losses_are_those_of_fit(name, losses):
         for i in range(10)
     ]
     expected = [fit.history["loss"][0] for fit in fits]
-    of_csv = losses.query("model == @name and seed == 62").set_index("epoch")["loss"]
-    np.testing.assert_allclose(of_csv.loc[1:10], expected, atol=1e-4)
+    np.testing.assert_allclose(losses.loc[62, name].loc[1:10], expected, atol=1e-4)
 
 
 def test_claims_hold_over_several_seeds(losses):
-    last = losses[losses["epoch"] > 200]
-    last = last.pivot_table(index="seed", columns="model", values="loss")
+    last = losses.query("epoch > 200").groupby("seed").mean()
     assert len(last) == 8
     for lower, higher in [
         ("bilstm_sum", "bilstm_ave"),
@@ -61,3 +62,16 @@ def test_merge_modes_do_their_arithmetic(mode):
         "concat": np.concatenate([forward, backward], axis=-1),
     }[mode]
     np.testing.assert_allclose(np.asarray(layer(X)), expected, atol=1e-6)
+
+
+def test_a_model_looks_the_same_in_both_comparisons(in_tmp):
+    looks = {}
+    for script in (compare_merge_modes, compare_directions):
+        assert script.main(["--repeats", "1", "--epochs", "2", "--no-jit"]) == 0
+        *lines, _ = plt.gcf().axes[0].lines
+        look = {x.get_label(): (x.get_color(), x.get_marker()) for x in lines}
+        assert looks.get("bilstm_con", look["bilstm_con"]) == look["bilstm_con"]
+        looks |= look
+    assert len(looks) == 6
+    for of_all in zip(*looks.values()):
+        assert len(set(of_all)) == 6

@@ -22,7 +22,10 @@ def functions(name):
     """Dict from the name of each function in a file to its source."""
     source = (ROOT / f"{name}.py").read_text(encoding="utf-8")
     return {
-        node.name: ast.get_source_segment(source, node)
+        node.name: "".join(
+            f"@{ast.unparse(decorator)}\n" for decorator in node.decorator_list
+        )
+        + ast.get_source_segment(source, node)
         for node in ast.parse(source).body
         if isinstance(node, ast.FunctionDef)
     }
@@ -78,9 +81,8 @@ def lift(name, function, folder, imports=None):
 
 
 X, Y = sequence.get_sequences(6, 4, rng=0)
-RESULTS = pd.DataFrame(
-    {"model": "mine", "seed": [1, 1, 2, 2], "epoch": [1, 2, 1, 2], "loss": [4, 3, 2, 1]}
-)
+INDEX = pd.MultiIndex.from_product([[1, 2], [1, 2]], names=["seed", "epoch"])
+RESULTS = pd.DataFrame({"mine": [4, 3, 2, 1], "another": 2}, INDEX)
 
 
 def small_model():
@@ -91,25 +93,28 @@ def axes():
     return Figure().subplots()
 
 
+def lift_ctrl_c_stops(f):
+    with f(small_model()):
+        pass
+
+
 # How each function that a reader may copy is called.
 CALLS = {
+    "ctrl_c_stops": lift_ctrl_c_stops,
     "get_labels": lambda f: f(X),
-    "get_scores": lambda f: f(Y, X),
     "get_sequence": lambda f: f(4),
     "get_sequences": lambda f: f(2, 4),
-    "half_interval": lambda f: f(RESULTS[["loss"]]),
     "plot_results": lambda f: f(axes(), RESULTS),
-    "plot_sequence": lambda f: f(axes(), X[0, :, 0], Y[0, :, 0], X[0, :, 0]),
+    "plot_sequence": lambda f: f(axes(), axes(), *[X[0, :, 0]] * 3, 1),
     "plot_training": lambda f: f(axes(), [0.7, 0.6]),
     "position_baseline": lambda f: f(4),
     "summarize": lambda f: f(RESULTS),
-    "train_model": lambda f: f(small_model(), X[None], Y[None]),
+    "train_model": lambda f: f(small_model(), (X[None], Y[None])),
     "train_repeats": lambda f: list(
         f({"a": small_model}, lambda seed: (X, Y), [0, 1], batch_size=2, jit=False)
     ),
 }
 BUILDERS = {"get_lstm_model", "get_bi_lstm_model"}
-BUILDERS |= {"get_aligned_lstm_model", "get_double_lstm_model"}
 
 
 @pytest.mark.parametrize("name", FILES)
