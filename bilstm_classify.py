@@ -161,8 +161,8 @@ def main(argv=None):
         )
     losses = history.history["loss"]
 
-    X, y = get_sequences(1000, args.timesteps, rng, args.threshold)  # new ones
-    yhat = model.predict(X, verbose=0)  # probabilities of label 1, [1000, timesteps, 1]
+    X, y = get_sequences(1000, args.timesteps, rng, args.threshold)  # new sequences
+    yhat = model.predict(X, batch_size=100, verbose=0)  # probabilities of 1, as y
     # The mean over the timesteps of each sequence, [1000], and the sequence in the middle.
     new_losses = keras.ops.mean(keras.losses.binary_crossentropy(y, yhat), axis=1)
     typical = int(keras.ops.argsort(new_losses)[500])

@@ -27,18 +27,17 @@ def get_labels(X, threshold="length"):
     X = np.asarray(X)
     time = 0 if X.ndim == 1 else 1  # the axis of the timesteps
     sums = np.cumsum(X, axis=time, dtype=np.float64)
-    if np.isnan(sums).any():  # It would be below every threshold: 0 to the end.
+    total = sums.take([-1], axis=time)  # the last sum is that of all values
+    if np.isnan(total).any():  # It would be below every threshold: 0 to the end.
         raise ValueError("X must hold numbers, but held nan")
-    if threshold == "length":
-        limit = X.shape[time] / 4
-    elif threshold == "total":
-        limit = sums.take([-1], axis=time) / 2  # the last sum is of all values
-    else:
+    limits = {"length": X.shape[time] / 4, "total": total / 2}
+    if threshold not in limits:
         raise ValueError(
             f"threshold must be 'length' or 'total', but was {threshold!r}"
         )
+    reached = sums >= limits[threshold]
     # Labels stay 1, even if a negative value among your own takes the sum back.
-    return np.maximum.accumulate(sums >= limit, axis=time).astype(np.int64)
+    return np.maximum.accumulate(reached, axis=time).astype(np.int64)
 
 
 def get_sequences(n_sequences, n_timesteps, rng=None, threshold="length"):

@@ -39,11 +39,11 @@ def one_fit(model, X, y):
 
 def compiled(jit):
     """One compiled loop, as in the comparisons."""
-    loop = tf.function(train_model, jit_compile=jit)
+    loop = tf.function(train_model, jit_compile=jit, autograph=False)
 
     def train(model, X, y):
         model.optimizer.build(model.trainable_variables)
-        loop(model, X[:, None], y[:, None]).numpy()  # batches of one
+        loop(model, (X[:, None], y[:, None])).numpy()  # batches of one
 
     return train
 

@@ -78,12 +78,12 @@ RATES = [0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3]
 # in "zeros" the values are hidden, and a model can learn the position alone.
 STUDIES = {
     "past": ["length", 10, 250, RATES[1:], ALL, 200],
-    "longer": ["length", 50, 250, RATES[:6], DIRECTIONS, 100],
-    "whole": ["total", 10, 250, RATES[1:], DIRECTIONS, 100],
-    "zeros": ["zeros", 10, 250, [0.001, 0.01, 0.03], ENDS, 60],
     "past-5000": ["length", 10, 5000, RATES[1:5], ALL, 60],
+    "longer": ["length", 50, 250, RATES[:6], DIRECTIONS, 100],
     "longer-5000": ["length", 50, 5000, RATES[:5], DIRECTIONS, 40],
+    "whole": ["total", 10, 250, RATES[1:], DIRECTIONS, 100],
     "whole-5000": ["total", 10, 5000, RATES[:5], DIRECTIONS, 60],
+    "zeros": ["zeros", 10, 250, [0.001, 0.01, 0.03], ENDS, 60],
 }
 
 
@@ -155,7 +155,7 @@ def compare(loss, first, second):
     verdict = "no difference seen"
     if abs(mean) > error:
         verdict = "yes" if mean < 0 else "no, higher"
-    means = f"{loss[first].mean():.3f} to {loss[second].mean():.3f}"
+    means = f"{loss[first].mean():.3f}, {loss[second].mean():.3f}"
     return f"**{verdict}**: {means} ({mean:+.3f} ± {error:.3f})"
 
 
@@ -163,7 +163,7 @@ def print_table(title, rows):
     """Prints rows, each a dict of cells by column, as a table in Markdown."""
     print(f"\n{title}\n")
     for cells in [rows[0], ["---"] * len(rows[0]), *[row.values() for row in rows]]:
-        print("|", " | ".join(cells), "|")
+        print(f"|{'|'.join(cells)}|")
 
 
 def print_verdicts(losses):
@@ -181,7 +181,7 @@ def print_verdicts(losses):
     rows = []
     for first, second in pairs:
         cells = {s: compare(loss, first, second) for s, loss in settings.items()}
-        rows.append({"has the lower loss": f"{first} than {second}", **cells})
+        rows.append({"lower log loss?": f"{first} than {second}", **cells})
     if settings:
         print_table("Labels that depend on the past, 10 timesteps", rows)
 
@@ -194,15 +194,17 @@ def print_when(losses):
         if problem == "zeros":
             continue
         loss, best = at_best_rates(losses[name])
+        lead = loss["BiLSTM"] - loss["two LSTMs"]
         best = best.replace({str(r): f"{r}*" for r in (rates[0], rates[-1])})
-        cells = {m: f"{loss[m].mean():.3f} ({best[m]})" for m in DIRECTIONS}
+        models = ["LSTM", "two LSTMs", "BiLSTM"]
+        cells = {m: f"{loss[m].mean():.3f} ({best[m]})" for m in models}
         row = {
             "labels depend on": {"length": "the past", "total": "the whole"}[problem],
             "timesteps": f"{n_timesteps}",
             "epochs": f"{epochs:,}",
             "position baseline": f"{position_baseline(n_timesteps, problem)[1]:.3f}",
             **cells,
-            "BiLSTM lower than two LSTMs": compare(loss, "BiLSTM", "two LSTMs"),
+            "BiLSTM - two LSTMs": f"{lead.mean():+.3f} ± {2 * lead.sem():.3f}",
         }
         rows.append(row)
     if rows:
@@ -218,9 +220,9 @@ def print_why(zeros):
     rows = []
     for rate in zeros.columns.unique(1):
         cells = {m: f"{mean[m, rate]:.3f} ± {error[m, rate]:.3f}" for m in ENDS}
-        best = f"{position_baseline(10)[1]:.3f}"
-        rows.append({"rate": rate, **cells, "best possible": best})
-    print_table("Values hidden: only the position can be learned, 250 epochs", rows)
+        rows.append({"rate": rate, **cells})
+    best = f"best possible: {position_baseline(10)[1]:.3f}"
+    print_table(f"Values hidden: only the position can be learned, {best}", rows)
 
 
 def plot_studies(losses, path):
@@ -247,7 +249,7 @@ def plot_studies(losses, path):
         ax.set_xticks(rates, loss.columns)
         ax.minorticks_off()
     axes[0].set_ylabel("log loss (nats)")
-    figure.suptitle("Mean of the last 50 of 250 epochs, ± 2 standard errors")
+    figure.suptitle("Mean of the last 50 of 250 epochs, 20 units, ± 2 standard errors")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
     figure.savefig(path, dpi=150)
