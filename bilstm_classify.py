@@ -73,8 +73,7 @@ def plot_training(ax, losses):
     ax.plot(losses, ".", color="#56B4E9", alpha=0.6, markersize=4, label="one epoch")
     ax.plot(running_mean, color="#0072B2", lw=2, label=f"mean of the last {window}")
     ax.set(xlabel="epoch", xlim=(0.5, None))
-    whole = plt.MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10])
-    ax.xaxis.set_major_locator(whole)
+    ax.locator_params(axis="x", integer=True, min_n_ticks=1)
 
 
 def plot_sequence(upper, lower, X, y, yhat, limit):
@@ -95,8 +94,7 @@ def plot_sequence(upper, lower, X, y, yhat, limit):
     lower.step(timesteps, y, "black", where="mid", lw=2, label="expected label")
     lower.plot(timesteps, yhat, "o-", c="#0072B2", ms=size, label="probability of 1")
     lower.axhline(0.5, color="black", ls=":", lw=1, label="predicts 1 above")
-    lower.use_sticky_edges = False  # keeps the markers at 0 off the edge
-    lower.set_xlabel("timestep")
+    lower.set(xlabel="timestep", ylim=(-0.05, 1.05))
     for ax in (upper, lower):
         ax.set(xlim=edges[[0, -1]], xticks=timesteps[:: math.ceil(len(X) / 10)])
 

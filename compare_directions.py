@@ -123,8 +123,10 @@ def train_repeats(builders, get_data, seeds, batch_size=1, jit=True):
     of training, and for several passes the rows several times. The losses are a DataFrame
     with a column per model, and a row per seed and epoch (here one update). All seeds use
     the same model objects, by name: score or save them before the next seed. `jit`
-    compiles with XLA, which refuses an LSTM on a GPU. Raises ValueError if a builder
-    returns a model again, and RuntimeError if Keras is on another backend.
+    compiles with XLA, which refuses an LSTM on a GPU. Keras keeps half a MiB per model
+    and seed: `keras.utils.clear_session(free_memory=False)` in your loop frees it, but
+    resets the dtype policy. Raises ValueError if a builder returns a model again, and
+    RuntimeError if Keras is on another backend.
     """
     if keras.backend.backend() != "tensorflow":
         raise RuntimeError("set KERAS_BACKEND=tensorflow before keras is imported")
@@ -204,6 +206,7 @@ def plot_results(ax, results, n_points=25):
         low, high = mean[name] - error[name], mean[name] + error[name]
         ax.fill_between(epoch, low, high, color=line.get_color(), alpha=0.2, lw=0)
     ax.set_xlabel("epoch")
+    ax.locator_params(axis="x", integer=True, min_n_ticks=1)
 
 
 def parse_args(argv):

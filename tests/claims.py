@@ -176,8 +176,7 @@ def print_verdicts(losses):
     if "past-5000" in losses:
         settings["5,000 epochs, best rates"] = at_best_rates(losses["past-5000"])[0]
     pairs = [("BiLSTM", "LSTM"), ("BiLSTM", "two LSTMs"), ("LSTM", "LSTM, backwards")]
-    pairs += [("LSTM", "LSTM, backwards in order"), ("BiLSTM, sum", "BiLSTM")]
-    pairs += [("BiLSTM", "BiLSTM, ave"), ("BiLSTM", "BiLSTM, mul")]
+    pairs += [(f"BiLSTM{mode}", "BiLSTM") for mode in (", sum", ", ave", ", mul")]
     rows = []
     for first, second in pairs:
         cells = {s: compare(loss, first, second) for s, loss in settings.items()}

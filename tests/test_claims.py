@@ -162,7 +162,7 @@ def test_tables_hold_the_statistics_of_the_losses(drawn, in_tmp, capsys):
     past = claims.read_losses(in_tmp, "past").droplevel(1, axis="columns")
     lead = past["BiLSTM"] - past["LSTM"]
     mean, error = lead.mean(), 2 * lead.std() / np.sqrt(6)
-    assert verdicts[2][0] == "BiLSTM than LSTM" and len(verdicts) == 2 + 7
+    assert verdicts[2][0] == "BiLSTM than LSTM" and len(verdicts) == 2 + 6
     assert verdicts[2][1].endswith(f"({mean:+.3f} ± {error:.3f})")
     whole = claims.read_losses(in_tmp, "whole")
     row = dict(zip(when[0], when[3]))

@@ -543,6 +543,7 @@ def test_figure_of_short_and_long_trainings_of_one_seed(n_epochs):
     ax, lines = draw(results)
     points = lines["a"].get_ydata()
     assert len(points) == min(n_epochs, 25)
+    assert all(tick == int(tick) for tick in ax.get_xticks())
     np.testing.assert_allclose(
         points[0], results["a"].iloc[: -(-n_epochs // 25)].mean()
     )
