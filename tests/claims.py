@@ -203,7 +203,7 @@ def print_when(losses):
             "epochs": f"{epochs:,}",
             "position baseline": f"{position_baseline(n_timesteps, problem)[1]:.3f}",
             **cells,
-            "BiLSTM - two LSTMs": f"{lead.mean():+.3f} ± {2 * lead.sem():.3f}",
+            "BiLSTM minus two LSTMs": f"{lead.mean():+.3f} ± {2 * lead.sem():.3f}",
         }
         rows.append(row)
     if rows:

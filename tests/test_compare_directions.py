@@ -136,7 +136,17 @@ def statistics(values):
 
 def test_figure_carries_the_printed_table(in_tmp, capsys):
     args = ["--repeats", "2", "--epochs", "30", "--threshold", "total", "--no-jit"]
-    assert main([*args, "--timesteps", "5", "--units", "3"]) == 0
+    args += ["--timesteps", "5", "--units", "3", "--csv", "a.csv"]
+    assert main(args) == 0
+    X, y = get_sequences(30, 5, 2, "total")
+    [(losses, _)] = train_repeats(
+        {"bilstm_con": lambda: get_bi_lstm_model(5, n_units=3)},
+        lambda seed: (X, y),
+        [2],
+        jit=False,
+    )
+    read = pd.read_csv("a.csv", index_col=["seed", "epoch"]).loc[[2], ["bilstm_con"]]
+    np.testing.assert_allclose(read, losses, atol=1e-6)
     printed = capsys.readouterr().out
     figure = plt.gcf()
     [legend] = figure.legends

@@ -70,10 +70,10 @@ def test_snippet_puts_the_outputs_of_go_backwards_in_order(in_tmp):
 
 def table_of_changes():
     """The rows of "for ..., instead of ..., say ...", by what they are for."""
-    section = README.split("\n| for | instead of | say |\n")[1].split("\n\n")[0]
+    section = README.split("\n|for|instead of|say|\n")[1].split("\n\n")[0]
     changes, what = {}, ""
     for row in section.splitlines()[1:]:
-        name, old, new = [cell.strip() for cell in row.strip("|").split("|")]
+        name, old, new = [cell.strip() for cell in row[1:-1].split("|")]
         what = name or what  # A row without a name goes on with the one above.
         [old] = re.findall("`(.+)`", old)
         code = "\n    ".join(re.findall("`(.+?)`", new))  # "then": on the next line
@@ -170,7 +170,8 @@ def test_snippet_goes_from_a_table_to_a_saved_model(in_tmp, capsys):
     table, counts = names["table"], []
     assert len(table) == sum(weight.sum() for *_, weight in names["parts"].values())
     for X, y, weight in names["parts"].values():
-        assert X.shape[1:] == (30, 2) and y.shape == (*weight.shape, 1)
+        assert X.shape[2] == 2 and y.shape == (*weight.shape, 1)
+        assert weight.sum(axis=1).max() == X.shape[1]  # padded, and not cut
         assert (weight == (X[:, :, 1] != -99)).all() and abs(X[weight == 1]).max() < 9
         of_ids = table.groupby("id")["a"].agg(list)
         valid = [x[w == 1, 0].tolist() for x, w in zip(X, weight)]
@@ -190,7 +191,7 @@ def test_snippet_goes_from_a_table_to_a_saved_model(in_tmp, capsys):
     assert scores["Precision"] == pytest.approx(
         y[(weight == 1) & (yhat[:, :, 0] > 0.5)].mean(), abs=1e-4
     )
-    assert model.predict(X[0][None], verbose=0).shape == (1, 30, 1)
+    assert model.predict(X[0][None], verbose=0).shape == (1, *y.shape[1:])
 
 
 @pytest.fixture(params=[True, False], ids=["masks", "no masks"])
@@ -234,7 +235,7 @@ def get_recipe():
 
 def get_layers_of_both_directions():
     """The page's line for layers that see both directions, twice."""
-    [mask, layer] = re.findall(r"functional API, `(.*?)` and `(.*?)`", README)[0]
+    [mask, layer] = re.findall(r"functional API: `(.*?)` and `(.*?)`", README)[0]
     keras.utils.set_random_seed(3)
     inputs = keras.Input((None, 2))
     names = {"keras": keras, "inputs": inputs, "h": inputs}
@@ -254,6 +255,7 @@ def get_layers_of_both_directions():
 @pytest.mark.parametrize("build", [get_recipe, get_layers_of_both_directions])
 def test_recipe_for_padded_labels_is_right_with_and_without_masks(build, masks):
     model = build()
+    model.optimizer.learning_rate = 0.03
     X, y, weight = padded(0)
     losses = model.fit(X, y, sample_weight=weight, epochs=2, verbose=0).history["loss"]
     for label in (0, 1):
@@ -264,6 +266,7 @@ def test_recipe_for_padded_labels_is_right_with_and_without_masks(build, masks):
         for name, true in true_scores(model, X, y, weight).items():
             assert scores[name] == pytest.approx(true, abs=1e-4), name
     again = build()
+    again.optimizer.learning_rate = 0.03
     fitted = again.fit(X, y, sample_weight=weight, epochs=2, verbose=0)
     assert fitted.history["loss"] == pytest.approx(losses, abs=1e-6)
     # A padded sequence is predicted as it is alone.
@@ -271,6 +274,26 @@ def test_recipe_for_padded_labels_is_right_with_and_without_masks(build, masks):
     alone = model.predict(X[:1, :n_timesteps], verbose=0)
     in_padding = model.predict(X[:1], verbose=0)[:, :n_timesteps]
     assert in_padding == pytest.approx(alone, abs=1e-6)
+
+
+def test_recipe_for_padded_classes_is_right_with_and_without_masks(masks):
+    lines = OWN_DATA.split("\nmodel = ")[1].split("\n# How many")[0]
+    for old, new in [
+        ('Dense(1, activation="sigmoid")', 'Dense(3, activation="softmax")'),
+        ("BinaryCrossentropy", "SparseCategoricalCrossentropy"),
+        (', "Precision"', ""),
+    ]:
+        assert lines.count(old) == 1
+        lines = lines.replace(old, new)
+    names = {"keras": keras}
+    exec(f"model = {lines}", names)  # noqa: S102
+    for label in (0, 2):
+        X, y, weight = padded(label)
+        yhat = names["model"].predict(X, verbose=0)
+        losses = -np.log(np.take_along_axis(yhat, y.astype(int), axis=2))
+        options = {"batch_size": 64, "verbose": 0, "return_dict": True}
+        scores = names["model"].evaluate(X, y, sample_weight=weight, **options)
+        assert scores["loss"] == pytest.approx(losses[weight == 1].mean(), abs=1e-5)
 
 
 def test_what_the_page_warns_of_is_wrong_without_an_error():
@@ -292,8 +315,10 @@ def test_what_the_page_warns_of_is_wrong_without_an_error():
 def test_rare_labels_are_weighted_as_the_page_says():
     keras.utils.set_random_seed(1)
     X = np.random.default_rng(1).random((32, 6, 2), dtype="float32")
-    y = (X[:, :, :1] > 0.9).astype("float32")
-    weight = 1 + 9 * y[:, :, 0]
+    y = (X[:, :, :1] > 0.9).astype(int)
+    [of_page] = re.findall(r"Rare labels\*\*: `(.*?)`", README)
+    weight = eval(of_page, {"np": np, "y": y, "weight": np.ones((32, 6))})
+    assert (weight == 1 + 8 * y[:, :, 0]).all()
     model = build_changed(())
     yhat = model.predict(X, verbose=0)
     losses = -np.log(np.where(y == 1, yhat, 1 - yhat))[:, :, 0]
@@ -302,7 +327,7 @@ def test_rare_labels_are_weighted_as_the_page_says():
     assert loss == pytest.approx((weight * losses).mean(), abs=1e-5)
     try:
         model = build_changed(())
-        fitted = model.fit(X, y, class_weight={0: 1, 1: 10}, **options)
+        fitted = model.fit(X, y, class_weight={0: 1, 1: 9}, **options)
     except Exception:  # noqa: BLE001
         return
     yhat = build_changed(()).predict(X, verbose=0)
@@ -335,7 +360,8 @@ def test_snippet_compares_models_of_ones_own(in_tmp, capsys):
     assert again.groupby("seed").size().to_dict() == {0: 3, 1: 3, 2: 3}
     printed = capsys.readouterr().out
     for name, mean in again.groupby("model")["loss"].mean().items():
-        assert re.search(rf"^{name} +{mean:.3f} ", printed, re.MULTILINE)
+        [loss] = re.findall(rf"^{name} +(\S+) +\S", printed, re.MULTILINE)
+        assert float(loss) == pytest.approx(mean, abs=1e-5)
 
 
 def test_benchmark_measures(in_tmp):
