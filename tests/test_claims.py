@@ -4,6 +4,7 @@ import json
 import re
 import signal
 import sys
+from functools import partial
 
 import keras
 import numpy as np
@@ -143,6 +144,9 @@ def claims_again(capsys):
 def test_losses_are_those_of_fit(in_tmp, monkeypatch, capsys):
     studies = {"whole": ["total", 4, 60, [0.01], claims.DIRECTIONS, 9]}
     monkeypatch.setattr(claims, "STUDIES", studies)
+    monkeypatch.setattr(
+        claims, "train_repeats", partial(claims.train_repeats, jit=False)
+    )
     assert claims.main(["--folder", ".", "--repeats", "2"]) == 0
     X, y = get_sequences(60, 4, 2, "total")
     losses = claims.read_losses(in_tmp, "whole")

@@ -290,6 +290,7 @@ def test_killed_comparison_leaves_the_repeats_that_have_ended(on_terminal):
 @pytest.mark.parametrize("name", ["sequence", "lstm_classify"])
 def test_ctrl_c_works_after_a_run(name, in_tmp, capsys, monkeypatch):
     """As in `%run` of a notebook, whose kernel goes on with what a script has set."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, QUICK.get(name, []))])
     try:
         runpy.run_path(ROOT / f"{name}.py", run_name="__main__")
@@ -297,6 +298,7 @@ def test_ctrl_c_works_after_a_run(name, in_tmp, capsys, monkeypatch):
         assert stopped.code == 0
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
+    signal.signal(signal.SIGINT, before)
 
 
 def test_backend_that_does_not_exist_is_named(start):
