@@ -241,14 +241,19 @@ def main(argv=None):
     seeds = range(args.seed, args.seed + args.repeats)
     bar = 1 if sys.stdout.isatty() else 2  # In a file, a line at the end is enough.
     progress = keras.utils.Progbar(args.repeats, verbose=bar, unit_name="repeat")
+    repeats = train_repeats(builders, get_data, seeds, jit=not args.no_jit)
     finished = []
     try:
-        for losses, _ in train_repeats(builders, get_data, seeds, jit=not args.no_jit):
-            if args.csv:
-                first = not finished
-                losses.to_csv(args.csv, mode="w" if first else "a", header=first)
-            finished.append(losses)
-            progress.add(1)
+        # Ctrl-C comes to this thread, where a bare `except` of TensorFlow could swallow
+        # it. So this thread only waits, and another one builds and trains.
+        with ThreadPoolExecutor(1) as worker:
+            for _ in seeds:
+                losses, _ = worker.submit(next, repeats).result()
+                if args.csv:
+                    first = not finished
+                    losses.to_csv(args.csv, mode="w" if first else "a", header=first)
+                finished.append(losses)
+                progress.add(1)
     except KeyboardInterrupt:
         print(f"\nCtrl-C: {len(finished)} repeats are done", file=sys.stderr)
         if not finished:
