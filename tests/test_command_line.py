@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import CLASSIFIERS, ROOT, assert_is_picture, start_script
+from conftest import CLASSIFIERS, COMPARISONS, ROOT, assert_is_picture, start_script
 
 QUICK = {
     "lstm_classify": ["--epochs", 5],
@@ -232,10 +232,16 @@ def test_ctrl_c_before_the_first_repeat_says_so_in_a_line(in_tmp, monkeypatch, c
     assert list(in_tmp.iterdir()) == []
 
 
-@pytest.fixture
-def on_terminal(start):
-    """Starts a comparison of many repeats on a terminal, and gives it when three of them
-    have ended, with a function that reads what else it prints until the end."""
+def get_seeds(path):
+    """The seeds of the CSV, each of which must be complete."""
+    losses = pd.read_csv(path, index_col=["seed", "epoch"])
+    assert losses.shape[1] == 3 and losses.stack().between(0, 2).all()
+    assert (losses.groupby("seed").size() == 20).all()
+    return list(losses.index.unique("seed"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_ctrl_c_reports_the_repeats_that_have_ended(start):
     terminal, end = os.openpty()
     args = ["--epochs", 20, "--repeats", 500, "--csv", "losses.csv", "--no-jit"]
     process = start("compare_directions", *args, stdout=end)
@@ -243,48 +249,48 @@ def on_terminal(start):
     printed = b""
     while b" 3/500" not in printed:
         printed += os.read(terminal, 4096)
-
-    def read_on():
-        with contextlib.suppress(OSError):  # what Linux says when the other side closes
-            while chunk := os.read(terminal, 4096):
-                yield chunk.decode(errors="replace")
-
-    yield process, read_on
-    os.close(terminal)
-
-
-def get_seeds(process):
-    """The seeds of the CSV, each of which must be complete."""
-    losses = pd.read_csv(process.folder / "losses.csv", index_col=["seed", "epoch"])
-    assert losses.shape[1] == 3 and losses.stack().between(0, 2).all()
-    assert (losses.groupby("seed").size() == 20).all()
-    return list(losses.index.unique("seed"))
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
-def test_ctrl_c_reports_the_repeats_that_have_ended(on_terminal):
-    process, read_on = on_terminal
+    # What a kill would leave; a later repeat may be cut off.
+    lines = (process.folder / "losses.csv").read_text().splitlines(keepends=True)
+    (process.folder / "killed.csv").write_text("".join(lines[: 1 + 3 * 20]))
+    assert get_seeds(process.folder / "killed.csv") == [1, 2, 3]
     process.send_signal(signal.SIGINT)
-    printed = "".join(read_on())
+    with contextlib.suppress(OSError):  # what Linux says when the other side closes
+        while chunk := os.read(terminal, 4096):
+            printed += chunk
+    os.close(terminal)
     stderr = process.communicate(timeout=60)[1]
     assert process.returncode == 130
     assert "Traceback" not in stderr
-    seeds = get_seeds(process)
+    seeds = get_seeds(process.folder / "losses.csv")
     assert f"\nCtrl-C: {len(seeds)} repeats are done\n" in stderr
     assert seeds == list(range(1, len(seeds) + 1)) and 3 <= len(seeds) < 400
-    assert f"learning rate 0.001, repeats: {len(seeds)}\r" in printed
+    assert f"learning rate 0.001, repeats: {len(seeds)}\r" in printed.decode()
     assert_is_picture(process.folder / "compare_directions.png")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
-def test_killed_comparison_leaves_the_repeats_that_have_ended(on_terminal):
-    process, _ = on_terminal
-    process.kill()
-    process.wait()
-    path = process.folder / "losses.csv"
-    lines = path.read_text().splitlines()
-    path.write_text("\n".join(lines[: 1 + 3 * 20]))  # a later one may be cut off
-    assert get_seeds(process) == [1, 2, 3]
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_ctrl_c_is_not_lost_where_an_exception_would_be(
+    name, in_tmp, monkeypatch, capsys
+):
+    """TensorFlow's `dtype.max`, which a layer asks for as it is built, has such a place."""
+
+    def press_in_the_third(builders, get_data, seeds, jit):
+        for seed in seeds:
+            with contextlib.suppress(BaseException):
+                if seed == 3:
+                    signal.raise_signal(signal.SIGINT)
+            index = pd.MultiIndex.from_tuples([(seed, 1)], names=["seed", "epoch"])
+            yield pd.DataFrame(0.5, index, list(builders)), {}
+
+    script = importlib.import_module(name)
+    monkeypatch.setattr(script, "train_repeats", press_in_the_third)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    assert script.main(["--repeats", "50"]) == 130
+    signal.signal(signal.SIGINT, before)
+    printed = capsys.readouterr()
+    assert printed.err in [f"\nCtrl-C: {n} repeats are done\n" for n in (2, 3)]
+    assert ", repeats: 2\n" in printed.out or ", repeats: 3\n" in printed.out
+    assert_is_picture(in_tmp / f"{name}.png")
 
 
 @pytest.mark.parametrize("name", ["sequence", "lstm_classify"])
