@@ -51,6 +51,7 @@ def test_script_trains_and_scores_as_the_tutorials_loop(
     keras.utils.set_random_seed(3)
     rng = np.random.default_rng(3)
     model = BUILDERS[script](7, learning_rate=0.02, n_units=5)
+    model.run_eagerly = True  # so few updates are done sooner than compiled
     losses = []
     for X, y in zip(*get_sequences(10, 7, rng, threshold)):
         fit = model.fit(X[None], y[None], batch_size=1, verbose=0)
