@@ -65,6 +65,43 @@ def start_script(folder, name, *args, env=None, **kwargs):
     return process
 
 
+# Of lstm_classify.py the default run, of the others short ones. compare_directions.py is
+# started on a terminal, by the test of its Ctrl-C.
+STARTED = {
+    "lstm_classify": ["--verbose", 0],
+    "bilstm_classify": ["--epochs", 5],
+    "compare_merge_modes": ["--epochs", 5, "--repeats", 2, "--csv", "losses.csv"],
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def started(request, tmp_path_factory):
+    """Scripts, each in a folder of its own, whose name has a space and a letter outside
+    ASCII. If a test is to look at them, they run while the first others do."""
+    # Somebody has set Keras to another backend, and float64.
+    config = tmp_path_factory.mktemp("keras")
+    (config / "keras.json").write_text('{"floatx": "float64", "backend": "jax"}')
+    of_user = {"KERAS_BACKEND": "jax", "KERAS_HOME": str(config), "MPLBACKEND": "svg"}
+    others = {"compare_merge_modes": of_user}
+    processes = {}
+    if any("ended" in item.fixturenames for item in request.session.items):
+        for name, args in STARTED.items():
+            folder = tmp_path_factory.mktemp(name) / "a copy für you"
+            processes[name] = start_script(folder, name, *args, env=others.get(name))
+    yield processes
+    for process in processes.values():
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="session")
+def ended(started):
+    """The scripts, at their end."""
+    for process in started.values():
+        process.printed = process.communicate(timeout=180)
+    return started
+
+
 @pytest.fixture
 def start(tmp_path):
     """Starts a script as start_script does, and ends it with the test."""

@@ -187,7 +187,7 @@ def test_controls_change_one_thing():
     changed[0, 4] += 0.5
 
     def moves(model):
-        before, after = model.predict(X, verbose=0), model.predict(changed, verbose=0)
+        before, after = np.asarray(model(X)), np.asarray(model(changed))
         return (np.abs(before - after)[0, :, 0] > 1e-6).tolist()
 
     up_to, from_there_on = [True] * 5 + [False] * 5, [False] * 4 + [True] * 6

@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import os
+import re
 import runpy
 import signal
 import sys
@@ -12,54 +13,20 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import CLASSIFIERS, COMPARISONS, ROOT, assert_is_picture, start_script
+from conftest import CLASSIFIERS, COMPARISONS, ROOT, STARTED, assert_is_picture
 
-QUICK = {
-    "lstm_classify": ["--epochs", 5],
-    "bilstm_classify": ["--epochs", 5],
-    "compare_directions": ["--epochs", 5, "--repeats", 2, "--csv", "losses.csv"],
-    "compare_merge_modes": ["--no-jit", "--epochs", 5, "--repeats", 2],
-}
+from sequence import position_baseline
+
 EXPECTED = {
-    "lstm_classify": ["Epoch 5/5", "Expected: [", "LSTM ", "10 timesteps"],
+    "lstm_classify": ["Expected: [", "LSTM ", "10 timesteps", "1,000 epochs"],
     "bilstm_classify": ["Epoch 5/5", "Expected: [", "BiLSTM ", "position baseline"],
-    "compare_directions": ["lstm_forw ", "lstm_back ", "bilstm_con ", "repeats: 2"],
-    "compare_merge_modes": ["bilstm_sum ", "bilstm_mul ", "bilstm_ave ", "bilstm_con "],
+    "compare_merge_modes": ["bilstm_sum ", "bilstm_mul ", "bilstm_con ", "repeats: 2"],
 }
 
 
 def without_durations(printed):
     """The lines without those of Keras that tell how long something took."""
     return [line for line in printed.splitlines() if "s/" not in line]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def started(tmp_path_factory):
-    """All four scripts, each in a folder of its own, whose name has a space and a letter
-    outside ASCII. They run while other tests of this file do."""
-    # Somebody has set Keras to another backend, and float64.
-    config = tmp_path_factory.mktemp("keras")
-    (config / "keras.json").write_text('{"floatx": "float64", "backend": "jax"}')
-    others = {
-        "compare_directions": {"KERAS_BACKEND": "jax", "KERAS_HOME": str(config)},
-        "compare_merge_modes": {"MPLBACKEND": "svg"},
-    }
-    processes = {}
-    for name, args in QUICK.items():
-        folder = tmp_path_factory.mktemp(name) / "a copy für you"
-        processes[name] = start_script(folder, name, *args, env=others.get(name))
-    yield processes
-    for process in processes.values():
-        process.kill()
-        process.communicate()
-
-
-@pytest.fixture(scope="module")
-def ended(started):
-    """The four scripts, at their end."""
-    for process in started.values():
-        process.printed = process.communicate(timeout=180)
-    return started
 
 
 REFUSALS = [
@@ -210,17 +177,10 @@ def test_handler_of_ctrl_c_is_put_back_after_an_error(script, in_tmp, monkeypatc
     assert signal.getsignal(signal.SIGINT) == before and list(in_tmp.iterdir()) == []
 
 
-def test_figure_is_saved_before_it_is_shown(in_tmp, monkeypatch, capsys):
-    shown = []
-    monkeypatch.setattr(plt, "show", lambda: shown.extend(in_tmp.iterdir()))
-    args = ["--epochs", "3", "--verbose", "0", "--plot", "mine.png"]
-    assert importlib.import_module("lstm_classify").main(args) == 0
-    assert [path.name for path in shown] == ["mine.png"]
-
-
 def test_ctrl_c_before_the_first_repeat_says_so_in_a_line(in_tmp, monkeypatch, capsys):
     def press(*args, **kwargs):
         signal.raise_signal(signal.SIGINT)
+        yield
 
     script = importlib.import_module("compare_merge_modes")
     monkeypatch.setattr(script, "train_repeats", press)
@@ -265,7 +225,11 @@ def test_ctrl_c_reports_the_repeats_that_have_ended(start):
     assert f"\nCtrl-C: {len(seeds)} repeats are done\n" in stderr
     assert seeds == list(range(1, len(seeds) + 1)) and 3 <= len(seeds) < 400
     assert f"learning rate 0.001, repeats: {len(seeds)}\r" in printed.decode()
+    assert all(name in printed.decode() for name in ("lstm_back ", "bilstm_con "))
     assert_is_picture(process.folder / "compare_directions.png")
+    files = {"sequence.py", "compare_directions.py", "compare_directions.png"}
+    made = {path.name for path in process.folder.iterdir()} - {"__pycache__"}
+    assert made == files | {"losses.csv", "killed.csv"}
 
 
 @pytest.mark.parametrize("name", COMPARISONS)
@@ -297,7 +261,8 @@ def test_ctrl_c_is_not_lost_where_an_exception_would_be(
 def test_ctrl_c_works_after_a_run(name, in_tmp, capsys, monkeypatch):
     """As in `%run` of a notebook, whose kernel goes on with what a script has set."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, QUICK.get(name, []))])
+    args = ["--epochs", "5", "--verbose", "0"] if name == "lstm_classify" else []
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *args])
     try:
         runpy.run_path(ROOT / f"{name}.py", run_name="__main__")
     except SystemExit as stopped:
@@ -313,7 +278,7 @@ def test_backend_that_does_not_exist_is_named(start):
     assert process.returncode != 0 and "nonsense" in stderr.splitlines()[-1]
 
 
-@pytest.mark.parametrize("name", list(QUICK))
+@pytest.mark.parametrize("name", list(STARTED))
 def test_standalone_without_a_display(name, ended):
     stdout, stderr = ended[name].printed
     assert ended[name].returncode == 0, stderr
@@ -322,18 +287,29 @@ def test_standalone_without_a_display(name, ended):
     folder = ended[name].folder
     assert_is_picture(folder / f"{name}.png")
     made = {path.name for path in folder.iterdir()} - {"__pycache__"}
-    csv = {"losses.csv"} & set(QUICK[name])
+    csv = {"losses.csv"} & set(STARTED[name])
     assert made == {"sequence.py", f"{name}.py", f"{name}.png"} | csv
     assert "non-interactive" not in stderr
     if csv:
         losses = pd.read_csv(folder / "losses.csv", index_col=["seed", "epoch"])
-        assert losses.shape == (10, 3) and losses.stack().between(0.3, 1.5).all()
+        assert losses.shape == (10, 4) and losses.stack().between(0.3, 1.5).all()
         assert losses.iloc[0].to_numpy() == pytest.approx(np.log(2), abs=0.05)
 
 
-def test_same_command_prints_the_same_numbers_again(ended, in_tmp, capsys):
-    args = [str(arg) for arg in QUICK["lstm_classify"]]
-    assert importlib.import_module("lstm_classify").main(args) == 0
+def test_same_command_prints_the_same_numbers_again(ended, in_tmp, monkeypatch, capsys):
+    shown = []
+    monkeypatch.setattr(plt, "show", lambda: shown.extend(in_tmp.iterdir()))
+    args = [str(arg) for arg in STARTED["bilstm_classify"]]
+    assert importlib.import_module("bilstm_classify").main(args) == 0
     again = capsys.readouterr().out
-    before = ended["lstm_classify"].printed[0]
+    before = ended["bilstm_classify"].printed[0]
     assert without_durations(again) == without_durations(before)
+    assert [path.name for path in shown] == ["bilstm_classify.png"]  # saved before
+
+
+def test_default_run_beats_the_position_baseline(ended):
+    stdout, _ = ended["lstm_classify"].printed
+    [accuracy, log_loss] = re.findall(r"^LSTM +(\S+) +(\S+)$", stdout, re.MULTILINE)[0]
+    guessed, guessed_loss = position_baseline(10)
+    assert guessed < float(accuracy) < 1 and 0.9 < float(accuracy)
+    assert float(log_loss) < guessed_loss

@@ -12,9 +12,9 @@ from compare_directions import plot_results, summarize, train_model, train_repea
 
 
 def get_data(seed):
-    """24 sequences of six timesteps with two features, and a label a timestep."""
+    """12 sequences of six timesteps with two features, and a label a timestep."""
     rng = np.random.default_rng(seed)
-    X = rng.random((24, 6, 2), dtype=np.float32)
+    X = rng.random((12, 6, 2), dtype=np.float32)
     return X, (X.sum(axis=2, keepdims=True) > 1).astype(int)
 
 
@@ -190,8 +190,8 @@ def fit(build, data, seed, batch_size):
 @pytest.mark.parametrize(
     ("batch_size", "jit", "cases"),
     [
-        (8, True, CASES[::2]),
-        (8, False, CASES[1::2]),
+        (6, True, CASES[::3]),
+        (6, False, CASES[1::3] + CASES[2::3]),
         (1, True, CASES[10:11]),
     ],
 )
@@ -215,7 +215,7 @@ def test_anybodys_models_are_trained_in_a_worker_thread_as_fit_trains_them(
     for build, data, tolerance in cases:
         losses, weights = trained[build.__name__]
         model, expected = fit(build, data(9), 9, batch_size)
-        rows = [(9, epoch) for epoch in range(1, 24 // batch_size + 1)]
+        rows = [(9, epoch) for epoch in range(1, 12 // batch_size + 1)]
         assert losses.index.names == ["seed", "epoch"] and losses.index.tolist() == rows
         np.testing.assert_allclose(losses, expected, atol=tolerance)
         for weight, of_fit in zip(weights, model.get_weights(), strict=True):
@@ -224,9 +224,9 @@ def test_anybodys_models_are_trained_in_a_worker_thread_as_fit_trains_them(
 
 def test_models_score_held_out_data_inside_the_loop():
     X, y = get_data(77)
-    for losses, models in train_repeats({"conv": conv}, get_data, [3, 4], 8):
+    for losses, models in train_repeats({"conv": conv}, get_data, [3, 4], 6):
         seed = int(losses.index[0][0])
-        model, _ = fit(conv, get_data(seed), seed, 8)
+        model, _ = fit(conv, get_data(seed), seed, 6)
         held_out = models["conv"].evaluate(X, y, verbose=0)
         assert held_out == pytest.approx(model.evaluate(X, y, verbose=0), abs=1e-5)
 
@@ -281,7 +281,7 @@ def test_labels_that_are_too_few_are_refused(jit):
         X, y = get_data(seed)
         return X, y[:-1]
 
-    with pytest.raises(ValueError, match="24 and 23"):
+    with pytest.raises(ValueError, match="12 and 11"):
         next(train_repeats({"conv": conv}, get_too_few, [1], jit=jit))
 
 
@@ -322,15 +322,14 @@ def per_sequence(loss="binary_crossentropy"):
     return compiled(*layers, loss=loss)
 
 
-@pytest.mark.parametrize("jit", [False, True])
-@pytest.mark.parametrize("batch_size", [1, 6, 24])
+@pytest.mark.parametrize(("batch_size", "jit"), [(1, True), (6, False), (12, True)])
 @pytest.mark.parametrize(
     ("build", "shape"),
     [
-        (masked_timesteps, (24, 6)),
-        (masked_timesteps, (24, 1)),
-        (masked_timesteps, (24,)),
-        (per_sequence, (24, 6, 1)),
+        (masked_timesteps, (12, 6)),
+        (masked_timesteps, (12, 1)),
+        (masked_timesteps, (12,)),
+        (per_sequence, (12, 6, 1)),
     ],
 )
 def test_labels_of_other_axes_than_the_outputs_are_refused(
@@ -345,7 +344,7 @@ def test_labels_of_other_axes_than_the_outputs_are_refused(
         next(train_repeats({"a": build}, get_flat_data, [1], batch_size, jit))
 
 
-@pytest.mark.parametrize("batch_size", [1, 12])
+@pytest.mark.parametrize("batch_size", [1, 6])
 def test_a_label_per_sequence_needs_no_axis_of_its_own(batch_size):
     def get_labels(seed):
         X, y, weights = get_weighted_data(seed)
@@ -357,9 +356,8 @@ def test_a_label_per_sequence_needs_no_axis_of_its_own(batch_size):
     np.testing.assert_allclose(losses["a"], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("batch_size", [1, 12])
-@pytest.mark.parametrize("shape", [(24, 6), (24, 6, 1)])
-def test_classes_need_no_axis_of_their_own(shape, batch_size):
+@pytest.mark.parametrize(("batch_size", "shape"), [(1, (12, 6)), (6, (12, 6, 1))])
+def test_classes_need_no_axis_of_their_own(batch_size, shape):
     def build():
         rnn = keras.layers.LSTM(3, return_sequences=True)
         classes = keras.layers.Dense(3, activation="softmax")
@@ -367,7 +365,7 @@ def test_classes_need_no_axis_of_their_own(shape, batch_size):
         return compiled(keras.layers.Masking(), rnn, classes, loss=loss)
 
     def get_classes(seed):
-        y = np.random.default_rng(seed).integers(3, size=(24, 6))
+        y = np.random.default_rng(seed).integers(3, size=(12, 6))
         return get_padded_data(seed)[0], y.reshape(shape)
 
     repeats = train_repeats({"a": build}, get_classes, [2], batch_size, jit=False)
@@ -381,28 +379,28 @@ def test_labels_at_the_padding_change_nothing():
         X, y = get_padded_data_with_timesteps(3)
         y = np.where(X[:, :, :1] == 0, label, y)
         data = (X, y, *weight)
-        [(losses, _)] = train_repeats({"a": build}, lambda seed: data, [3], 8, False)
+        [(losses, _)] = train_repeats({"a": build}, lambda seed: data, [3], 6, False)
         return losses
 
     weights = (get_padded_data(3)[0][:, :, 0] > 0).astype("float32")
     pd.testing.assert_frame_equal(
         train(0, masked_timesteps), train(1, masked_timesteps)
     )
-    of_weights = train(0, weighted, weights)
-    pd.testing.assert_frame_equal(of_weights, train(1, weighted, weights))
-    assert not of_weights.equals(train(0, weighted))
+    pd.testing.assert_frame_equal(
+        train(0, weighted, weights), train(1, weighted, weights)
+    )
 
 
 @pytest.mark.parametrize("shift", [1, -1])
 def test_class_numbers_that_xla_takes_silently_are_named(shift):
     def get_classes(seed):
         X, _ = get_data(seed)
-        return X, np.arange(24) % 3 + shift
+        return X, np.arange(12) % 3 + shift
 
     def build():
         return per_sequence("sparse_categorical_crossentropy")
 
-    [(losses, _)] = train_repeats({"mine": build}, get_classes, [4], 8)
+    [(losses, _)] = train_repeats({"mine": build}, get_classes, [4], 6)
     cause = "model mine, seed 4: .* 1 .* nan .* a label outside 0 to n_classes - 1"
     with pytest.raises(ValueError, match=cause):
         summarize(losses)
@@ -415,12 +413,12 @@ def test_another_backend_is_refused_in_one_line(monkeypatch):
 
 
 def test_names_of_models_may_be_cleared_between_seeds():
-    builders = {"conv": conv, "mixed": mixed}
+    builders = {"gru": gru}
     kept = [
-        losses for losses, _ in train_repeats(builders, get_data, range(3), 8, False)
+        losses for losses, _ in train_repeats(builders, get_data, range(3), 6, False)
     ]
     cleared = []
-    for losses, _ in train_repeats(builders, get_data, range(3), 8, False):
+    for losses, _ in train_repeats(builders, get_data, range(3), 6, False):
         cleared.append(losses)
         keras.utils.clear_session(free_memory=False)
     pd.testing.assert_frame_equal(pd.concat(kept), pd.concat(cleared), check_exact=True)

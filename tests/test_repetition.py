@@ -129,4 +129,4 @@ def test_builders_need_keras_alone(name, in_tmp):
         module = lift(name, function, in_tmp, imports=["import keras"])
         assert [f for f in vars(module) if f.startswith("get_")] == [function]
         model = getattr(module, function)(4, n_units=2, n_features=3)
-        assert model.predict(np.ones((2, 4, 3)), verbose=0).shape == (2, 4, 1)
+        assert model(np.ones((2, 4, 3))).shape == (2, 4, 1)

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 from fractions import Fraction
+from itertools import accumulate
 from math import comb, factorial
 
 import numpy as np
@@ -52,11 +53,8 @@ def test_labels_of_the_total_flip_at_half_of_the_own_sum(n_timesteps):
     X, y = get_sequences(20, n_timesteps, n_timesteps, "total")
     assert np.array_equal(X, get_sequences(20, n_timesteps, n_timesteps)[0])
     for values, labels in zip(X[:, :, 0], y[:, :, 0]):
-        half = sum(Fraction(float(x)) for x in values) / 2
-        sums = [
-            sum(Fraction(float(x)) for x in values[: i + 1]) for i in range(len(y[0]))
-        ]
-        assert labels.tolist() == [int(x >= half) for x in sums]
+        sums = list(accumulate(Fraction(float(x)) for x in values))  # exact
+        assert labels.tolist() == [int(x >= sums[-1] / 2) for x in sums]
         assert get_labels(values, "total").tolist() == labels.tolist()
     assert np.array_equal(y[:1], get_sequence(n_timesteps, n_timesteps, "total")[1])
 
