@@ -259,7 +259,7 @@ def main(argv=None):
         if not finished:
             return 130
 
-    results, n_last = pd.concat(finished), min(50, args.epochs)
+    results, n_last = pd.concat(finished).astype(float), min(50, args.epochs)
     summary = summarize(results, n_last)
     baseline = position_baseline(args.timesteps, args.threshold)[1]
     summary.loc["position baseline", "loss"] = baseline
