@@ -34,7 +34,7 @@ from sequence import get_sequences, position_baseline
 def get_aligned_lstm_model(n_timesteps, **options):
     """Returns an LSTM that reads backwards, but gives its outputs in forward order."""
     lstm = get_lstm_model(n_timesteps, backwards=True, **options)
-    model = keras.Model(lstm.inputs, keras.ops.flip(lstm.outputs[0], axis=1))
+    model = keras.Model(lstm.inputs[0], keras.ops.flip(lstm.outputs[0], axis=1))
     model.compile(loss=lstm.loss, optimizer=lstm.optimizer)
     return model
 
