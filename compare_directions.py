@@ -81,8 +81,8 @@ def train_model(model, data):
     The data are X, y and, if you have them, sample weights, `[n_updates, batch_size, ...]`
     each. It is `fit` as one loop that `tf.function` can compile, once the model and its
     optimizer are built; callbacks, metrics, `use_ema` and the memory of a stateful LSTM
-    are left out. Raises ValueError if the model has a `train_step` of its own, or y
-    another number of axes than an output of one value.
+    are left out. Raises ValueError if the model has a `train_step` of its own, or if y
+    has not the axes of an output of one value.
     """
     if type(model).train_step is not keras.Model.train_step:
         raise ValueError("train_step would not be called: override compute_loss")
@@ -95,8 +95,8 @@ def train_model(model, data):
             state = [(v, tf.convert_to_tensor(v)) for v in model.variables]
             with keras.StatelessScope(state, collect_losses=True) as scope:
                 yhat = model(X, training=True)
-                # Beside [batch_size, n_timesteps, 1] Keras takes y without the last axis,
-                # and averages over the timesteps before it masks and weights them.
+                # For outputs [batch_size, n_timesteps, 1] Keras accepts y without the last
+                # axis, but averages over the timesteps before it masks and weights them.
                 axes = len(y.shape), len(yhat.shape)
                 if yhat.shape[-1] == 1 and axes[0] != axes[1] and axes != (1, 2):
                     raise ValueError(
@@ -118,15 +118,15 @@ def train_repeats(builders, get_data, seeds, batch_size=1, jit=True):
     """Trains every model once per seed, and yields each seed's losses and trained models.
 
     `builders` are functions without arguments, by name, that return a new compiled model;
-    from seed to seed only its weights may differ. `get_data(seed)` returns the arrays X
-    and y, or X, y and sample_weight, with a sequence per row: whole batches, in the order
-    of training, and for several passes the rows several times. The losses are a DataFrame
-    with a column per model, and a row per seed and epoch (here one update). All seeds use
-    the same model objects, by name: score or save them before the next seed. `jit`
-    compiles with XLA, which refuses an LSTM on a GPU. Keras keeps half a MiB per model
-    and seed: `keras.utils.clear_session(free_memory=False)` in your loop frees it, but
-    resets the dtype policy. Raises ValueError if a builder returns a model again, and
-    RuntimeError if Keras is on another backend.
+    only its initial weights may differ between seeds. `get_data(seed)` returns the arrays
+    X and y, or X, y and sample_weight, with a sequence per row. The rows are used in
+    order, must fill whole batches, and are repeated for several passes. The losses are a
+    DataFrame with a column per model, and a row per seed and epoch (here one update). All
+    seeds use the same model objects, by name: score or save them before the next seed.
+    `jit` compiles with XLA, which refuses an LSTM or GRU on a GPU. Keras keeps half a MiB
+    per model and seed: `keras.utils.clear_session(free_memory=False)` in your loop frees
+    it, but resets the dtype policy. Raises ValueError if a builder returns a model again,
+    and RuntimeError if Keras is on another backend.
     """
     if keras.backend.backend() != "tensorflow":
         raise RuntimeError("set KERAS_BACKEND=tensorflow before keras is imported")
@@ -165,14 +165,15 @@ def train_repeats(builders, get_data, seeds, batch_size=1, jit=True):
 def summarize(results, n_last=50):
     """Returns each model's mean loss in the last epochs, and its distance from the best.
 
-    `results` are losses of `train_repeats`, joined by `pd.concat`: a column per model, and
-    the index (seed, epoch). It averages the last n_last epochs, or all if there are fewer.
+    `results` are losses of `train_repeats`, joined by `pd.concat`, or a CSV of them read
+    with `index_col=["seed", "epoch"]`: a column per model. It averages the last n_last
+    epochs, or all if there are fewer, so choose it where the curves are flat.
     The distance is taken seed by seed, which is sharper than comparing means. From about
     20 seeds on, two standard errors (SE) are half of a 95% interval. Raises ValueError
     if a loss is missing, repeated, nan or infinite.
     """
     # Each model must have one finite loss for each seed and epoch.
-    finite = results.where(np.isfinite(results)).groupby(["seed", "epoch"]).count()
+    finite = np.isfinite(results).groupby(level=["seed", "epoch"]).sum()
     wrong = finite.unstack("epoch", fill_value=0).unstack() != 1  # (model, epoch, seed)
     if wrong.any():
         model, epoch, seed = wrong.idxmax()

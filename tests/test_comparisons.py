@@ -466,6 +466,12 @@ def test_summary_of_a_file_is_that_of_the_results(results, in_tmp):
     pd.testing.assert_frame_equal(summarize(read), summarize(results))
 
 
+def test_file_read_without_its_index_is_refused(results):
+    """Else its epochs would be a model of their own."""
+    with pytest.raises((ValueError, KeyError), match="level|MultiIndex"):
+        summarize(results.reset_index())
+
+
 def with_loss(loss):
     def spoil(results):
         results.loc[(8, 60), "mine"] = loss

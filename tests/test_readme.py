@@ -296,6 +296,8 @@ def test_recipe_for_padded_classes_is_right_with_and_without_masks(masks):
     for label in (0, 2):
         X, y, weight = padded(label)
         yhat = np.asarray(names["model"](X))
+        assert "`yhat.argmax(-1)[..., None]`" in README
+        assert yhat.argmax(-1)[..., None].shape == y.shape
         losses = -np.log(np.take_along_axis(yhat, y.astype(int), axis=2))
         options = {"batch_size": 64, "verbose": 0, "return_dict": True}
         scores = names["model"].evaluate(X, y, sample_weight=weight, **options)
