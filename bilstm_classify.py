@@ -34,9 +34,9 @@ def get_bi_lstm_model(
 ):
     """Returns a compiled bidirectional LSTM that predicts how likely each label is 1.
 
-    It maps `[samples, n_timesteps, n_features]` to probabilities of the shape of y,
-    `[samples, n_timesteps, 1]`; n_timesteps=None stands for any length. The mode is how
-    the outputs of the two directions are merged: "concat", "sum", "mul" or "ave".
+    It maps `[samples, n_timesteps, n_features]` to `[samples, n_timesteps, 1]`, where
+    n_timesteps=None stands for any length. The mode is how the outputs of the two
+    directions are merged: "concat", "sum", "mul" or "ave".
     """
     model = keras.Sequential()
     model.add(keras.Input((n_timesteps, n_features)))
@@ -53,7 +53,7 @@ def get_bi_lstm_model(
 
 @contextlib.contextmanager
 def ctrl_c_stops(model):
-    """Lets Ctrl-C end the `fit` inside after the batch at hand, as if it were the last."""
+    """Lets Ctrl-C inside end the `fit` after the batch at hand, and nothing else."""
 
     def stop(signum, frame):
         model.stop_training = True
@@ -65,38 +65,39 @@ def ctrl_c_stops(model):
         signal.signal(signal.SIGINT, old_handler)
 
 
-def plot_training(ax, losses):
-    """Draws the loss of every epoch and its running mean on matplotlib Axes."""
-    losses = pd.Series(np.asarray(losses), index=range(1, len(losses) + 1))
+def plot_training(ax, losses, baseline):
+    """Draws the loss of every epoch, their running mean and a baseline on Axes."""
+    losses = pd.Series(list(losses), index=range(1, len(losses) + 1))
     window = min(50, len(losses))
-    running_mean = losses.rolling(window, min_periods=1).mean()
-    ax.plot(losses, ".", color="#56B4E9", alpha=0.6, markersize=4, label="one epoch")
-    ax.plot(running_mean, color="#0072B2", lw=2, label=f"mean of the last {window}")
-    ax.set(xlabel="epoch", xlim=(0.5, None))
+    mean = losses.rolling(window, min_periods=1).mean()
+    ax.plot(losses, ".", c="#56B4E9", alpha=0.6, ms=4, label="one epoch")
+    ax.plot(mean, c="#0072B2", lw=2, label=f"mean of the last {window}")
+    ax.axhline(baseline, c="0.3", ls=":", label="position baseline")
+    ax.set(xlabel="epoch", ylabel="log loss (nats)", ylim=(0, None))
     ax.locator_params(axis="x", integer=True, min_n_ticks=1)
+    ax.legend(markerscale=2)
 
 
 def plot_sequence(upper, lower, X, y, yhat, limit):
-    """Draws a sequence with its sum on the upper Axes, labels and predictions on the lower.
+    """Draws values and their sum on the upper Axes, labels and predictions on the lower.
 
-    The values X, the labels y and the predicted probabilities of label 1, yhat, are
-    NumPy arrays `[n_timesteps]`. The limit is the sum at which the labels flip.
+    X, y and the probabilities yhat of label 1 are NumPy arrays `[n_timesteps]`. The limit
+    is the sum at which the labels flip.
     """
     timesteps = np.arange(1, len(X) + 1)
-    size = min(6, 200 / len(X))  # of the markers, smaller in a long sequence
-    upper.bar(timesteps, X, width=0.5, color="0.8", label="value")
-    upper.plot(timesteps, X.cumsum(), "s:", c="#E69F00", ms=size, label="sum so far")
-    upper.axhline(limit, color="black", ls="--", lw=1, label="threshold")
-
-    edges = np.arange(len(X) + 1) + 0.5
     wrong = (yhat > 0.5) != y
-    lower.stairs(wrong, edges, fill=True, color="#F5CFB8", label="wrong prediction")
-    lower.step(timesteps, y, "black", where="mid", lw=2, label="expected label")
-    lower.plot(timesteps, yhat, "o-", c="#0072B2", ms=size, label="probability of 1")
-    lower.axhline(0.5, color="black", ls=":", lw=1, label="predicts 1 above")
+    upper.bar(timesteps, X, width=0.5, color="0.8", label="value")
+    upper.plot(timesteps, X.cumsum(), ".:", c="#E69F00", label="sum so far")
+    upper.axhline(limit, c="black", ls="--", lw=1, label="threshold")
+    lower.bar(timesteps, wrong, width=1, color="#F5CFB8", label="wrong prediction")
+    lower.step(timesteps, y, c="black", lw=2, where="mid", label="expected label")
+    lower.plot(timesteps, yhat, ".-", c="#0072B2", label="probability of 1")
+    lower.axhline(0.5, c="black", ls=":", lw=1, label="predicts 1 above")
     lower.set(xlabel="timestep", ylim=(-0.05, 1.05))
     for ax in (upper, lower):
-        ax.set(xlim=edges[[0, -1]], xticks=timesteps[:: math.ceil(len(X) / 10)])
+        ax.set_xlim(0.5, len(X) + 0.5)
+        ax.locator_params(axis="x", integer=True, min_n_ticks=1)
+        ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
 
 
 def parse_args(argv):
@@ -113,7 +114,7 @@ def parse_args(argv):
     add("--learning-rate", type=float, default=0.001, help="step size [%(default)s]")
     add("--seed", type=int, default=1, help="seeds weights and data [%(default)s]")
     verbosity = "0 hides the epochs, 1 is a bar, 2 a line each [%(default)s]"
-    add("--verbose", type=int, choices=[0, 1, 2], default=2, help=verbosity)
+    add("--verbose", type=int, choices=[0, 1, 2], default=1, help=verbosity)
     add("--save", type=Path, help="saves the trained model in this .keras file")
     figure = Path(__file__).with_suffix(".png").name
     add("--plot", type=Path, default=figure, help="figure to save [%(default)s]")
@@ -143,11 +144,24 @@ def main(argv=None):
         args.timesteps, n_units=args.units, learning_rate=args.learning_rate
     )
 
-    # With one step of one sequence an epoch, each epoch takes the next row of X, so that
-    # this is the tutorial's fit for each new sequence, ten times as fast. A finite data
-    # set wants fit(X, y, epochs=..., batch_size=32) instead.
+    callbacks = []
+    if args.verbose == 1:  # One bar over all epochs, where fit draws one for each.
+        bar = keras.utils.Progbar(
+            args.epochs,
+            verbose=1 if sys.stdout.isatty() else 2,  # In a file, a line at the end.
+            stateful_metrics=["accuracy", "loss"],
+            unit_name="epoch",
+        )
+        show = keras.callbacks.LambdaCallback(
+            on_epoch_end=lambda epoch, logs: bar.update(epoch + 1, [*logs.items()])
+        )
+        callbacks = [show]
+
     X, y = get_sequences(args.epochs, args.timesteps, rng, args.threshold)
-    with ctrl_c_stops(model):
+    with ctrl_c_stops(model):  # A second Ctrl-C does not end the report either.
+        # With one step of one sequence an epoch, each epoch takes the next row of X, so
+        # that this is the tutorial's fit for each new sequence, ten times as fast. A
+        # finite data set wants fit(X, y, epochs=..., batch_size=32) instead.
         history = model.fit(
             X,  # [epochs, timesteps, 1], as y
             y,
@@ -155,54 +169,49 @@ def main(argv=None):
             steps_per_epoch=1,
             epochs=args.epochs,
             shuffle=False,
-            verbose=args.verbose,
+            verbose=2 if args.verbose == 2 else 0,
+            callbacks=callbacks,
         )
-    losses = history.history["loss"]
+        losses = history.history["loss"]
 
-    X, y = get_sequences(1000, args.timesteps, rng, args.threshold)  # new sequences
-    yhat = model.predict(X, batch_size=100, verbose=0)  # probabilities of 1, as y
-    # The mean over the timesteps of each sequence, [1000], and the sequence in the middle.
-    new_losses = keras.ops.mean(keras.losses.binary_crossentropy(y, yhat), axis=1)
-    typical = int(keras.ops.argsort(new_losses)[500])
-    print("\nOf 1,000 new sequences, the one with the median log loss")
-    for label, p in zip(y[typical], yhat[typical]):
-        print("Expected:", label, "Predicted", (p > 0.5).astype(int))
+        X, y = get_sequences(1000, args.timesteps, rng, args.threshold)  # new sequences
+        yhat = model.predict(X, batch_size=100, verbose=0)  # probabilities of 1, as y
+        # The mean over the timesteps of each sequence, [1000], and the one in the middle.
+        new_losses = keras.ops.mean(keras.losses.binary_crossentropy(y, yhat), axis=1)
+        typical = int(keras.ops.argsort(new_losses)[500])
+        print("\nOf 1,000 new sequences, the one with the median log loss")
+        for label, p in zip(y[typical], yhat[typical]):
+            print("Expected:", label, "Predicted", (p > 0.5).astype(int))
 
-    log_loss, accuracy = model.evaluate(X, y, verbose=0)
-    guessed, guessed_loss = position_baseline(args.timesteps, args.threshold)
-    scores = {
-        "BiLSTM": (accuracy, log_loss),
-        "position baseline": (guessed, guessed_loss),
-    }
-    scores = pd.DataFrame(scores, index=["accuracy", "log loss"]).T
-    problem = {"length": "", "total": "threshold at half the total, "}[args.threshold]
-    setting = f"{problem}{args.timesteps} timesteps, {args.units} units, "
-    setting += f"learning rate {args.learning_rate:g}, {len(losses):,} epochs"
-    print(f"\nScores on the 1,000 new sequences\n{setting}")
-    print(scores.to_string(float_format="%.3f"), flush=True)
-    if args.save:
-        model.save(args.save)
-        print("Model saved as", args.save, flush=True)
+        log_loss, accuracy = model.evaluate(X, y, verbose=0)
+        guessed, guessed_loss = position_baseline(args.timesteps, args.threshold)
+        scores = pd.DataFrame(columns=["accuracy", "log loss"], dtype=float)
+        scores.loc["BiLSTM"] = accuracy, log_loss
+        scores.loc["position baseline"] = guessed, guessed_loss
+        setting = (
+            f"{args.timesteps} timesteps, threshold {args.threshold}, {args.units} units, "
+            f"learning rate {args.learning_rate:g}, {len(losses):,} epochs"
+        )
+        print(f"\nScores on the 1,000 new sequences\n{setting}")
+        print(scores.to_string(float_format="%.3f"), flush=True)
+        if args.save:
+            model.save(args.save)
+            print("Model saved as", args.save, flush=True)
 
-    figure = plt.figure(figsize=(12, 5.8), layout="constrained")
-    left, upper, lower = figure.subplot_mosaic("LU;LD").values()
-    title = f"BiLSTM: {accuracy:.1%} right, position alone: {guessed:.1%}"
-    figure.suptitle(f"{title}\n{setting}")
-    plot_training(left, losses)
-    left.axhline(guessed_loss, color="0.3", linestyle=":", label="position baseline")
-    left.set(title="Training: a new sequence each epoch", ylabel="log loss (nats)")
-    left.set_ylim(bottom=0)
-    left.legend(markerscale=2)
-    x = X[typical, :, 0]
-    limit = {"length": len(x) / 4, "total": x.sum() / 2}[args.threshold]
-    plot_sequence(upper, lower, x, y[typical, :, 0], yhat[typical, :, 0], limit)
-    upper.set_title("The new sequence with the median log loss")
-    for ax in (upper, lower):
-        ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
-    figure.savefig(args.plot, dpi=150)
-    print("Figure saved as", args.plot, flush=True)
+        figure = plt.figure(figsize=(12, 5.8), layout="constrained")
+        left, upper, lower = figure.subplot_mosaic("LU;LD").values()
+        title = f"BiLSTM: {accuracy:.1%} right, position alone: {guessed:.1%}"
+        figure.suptitle(f"{title}\n{setting}")
+        plot_training(left, losses, guessed_loss)
+        left.set_title("Training: a new sequence each epoch")
+        x = X[typical, :, 0]
+        limit = {"length": len(x) / 4, "total": x.sum() / 2}[args.threshold]
+        plot_sequence(upper, lower, x, y[typical, :, 0], yhat[typical, :, 0], limit)
+        upper.set_title("The new sequence with the median log loss")
+        figure.savefig(args.plot, dpi=150)
+        print("Figure saved as", args.plot, flush=True)
     plt.show()
-    return 130 if model.stop_training else 0
+    return 130 if len(losses) < args.epochs else 0
 
 
 if __name__ == "__main__":

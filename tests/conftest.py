@@ -1,6 +1,9 @@
 """What several test files need: the scripts, in-process and as a user starts them."""
 
+import contextlib
+import functools
 import importlib
+import io
 import os
 import shutil
 import signal
@@ -10,6 +13,7 @@ from pathlib import Path
 
 import matplotlib
 import matplotlib.pyplot as plt
+import pandas as pd
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,6 +28,35 @@ matplotlib.use("agg")
 def script(request):
     """Each of the four scripts, imported."""
     return importlib.import_module(request.param)
+
+
+@pytest.fixture(params=CLASSIFIERS)
+def classifier(request):
+    """Each of the two classifiers, imported."""
+    return importlib.import_module(request.param)
+
+
+@pytest.fixture(params=COMPARISONS)
+def comparison(request):
+    """Each of the two comparisons, imported."""
+    return importlib.import_module(request.param)
+
+
+@pytest.fixture(scope="session")
+def default_run(tmp_path_factory):
+    """Runs a comparison at its defaults, once for all tests, and gives the losses of its
+    CSV and the lines that it printed."""
+
+    @functools.cache
+    def run(name):
+        folder = tmp_path_factory.mktemp(name)
+        files = ["--csv", str(folder / "a.csv"), "--plot", str(folder / "a.png")]
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            assert importlib.import_module(name).main(files) == 0
+        losses = pd.read_csv(folder / "a.csv", index_col=["seed", "epoch"])
+        return losses, printed.getvalue().splitlines()
+
+    return run
 
 
 @pytest.fixture(autouse=True)
@@ -45,20 +78,21 @@ def in_tmp(tmp_path, monkeypatch):
 
 
 def start_script(folder, name, *args, env=None, **kwargs):
-    """Starts a script on a machine without a display, in a folder with it and
-    sequence.py alone."""
+    """Starts a script on a machine without a display, whose output takes ASCII alone, in
+    a folder with it and sequence.py alone."""
     folder.mkdir(exist_ok=True)
     shutil.copy(ROOT / "sequence.py", folder)
     shutil.copy(ROOT / f"{name}.py", folder)
     hidden = {"DISPLAY", "WAYLAND_DISPLAY", "MPLBACKEND", "PYTHONPATH"}
     inherited = {k: v for k, v in os.environ.items() if k not in hidden}
+    inherited |= {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "ascii"}
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     # In the background of a shell, pytest ignores Ctrl-C; the script shall not.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [sys.executable, folder / f"{name}.py", *map(str, args)],
         **{"cwd": folder, **streams, **kwargs},
-        env={**inherited, "PYTHONUNBUFFERED": "1", **(env or {})},
+        env={**inherited, **(env or {})},
     )
     signal.signal(signal.SIGINT, before)
     process.folder = folder
@@ -68,7 +102,7 @@ def start_script(folder, name, *args, env=None, **kwargs):
 # Of lstm_classify.py the default run, of the others short ones. compare_directions.py is
 # started on a terminal, by the test of its Ctrl-C.
 STARTED = {
-    "lstm_classify": ["--verbose", 0],
+    "lstm_classify": [],
     "bilstm_classify": ["--epochs", 5],
     "compare_merge_modes": ["--epochs", 5, "--repeats", 2, "--csv", "losses.csv"],
 }

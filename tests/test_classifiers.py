@@ -31,44 +31,41 @@ def get_scores(y, yhat):
     ]
 
 
-@pytest.mark.parametrize(
-    ("script", "threshold"),
-    [(lstm_classify, "length"), (bilstm_classify, "total")],
-)
-def test_script_trains_and_scores_as_the_tutorials_loop(
-    script, threshold, in_tmp, capsys
-):
+def test_script_trains_and_scores_as_the_tutorials_loop(classifier, in_tmp, capsys):
+    """All options are given; test_command_line.py has runs without."""
     path = in_tmp / "ein Bild für dich.PDF"
     args = ["--epochs", "10", "--seed", "3", "--timesteps", "7", "--plot", str(path)]
     args += ["--learning-rate", "0.02", "--save", "model.keras", "--units", "5"]
-    args += ["--threshold", threshold]
-    assert script.main(args) == 0
+    args += ["--threshold", "total", "--verbose", "2"]
+    assert classifier.main(args) == 0
     printed = capsys.readouterr().out
     assert path.read_bytes().startswith(b"%PDF")
     assert printed.splitlines()[-2] == "Model saved as model.keras"
     assert printed.splitlines()[-1] == f"Figure saved as {path}"
+    assert re.findall(r"^Epoch .*$", printed, re.MULTILINE) == [
+        f"Epoch {epoch}/10" for epoch in range(1, 11)
+    ]
     # The same seeds, and a fit call a sequence.
     keras.utils.set_random_seed(3)
     rng = np.random.default_rng(3)
-    model = BUILDERS[script](7, learning_rate=0.02, n_units=5)
+    model = BUILDERS[classifier](7, learning_rate=0.02, n_units=5)
     model.run_eagerly = True  # so few updates are done sooner than compiled
     losses = []
-    for X, y in zip(*get_sequences(10, 7, rng, threshold)):
+    for X, y in zip(*get_sequences(10, 7, rng, "total")):
         fit = model.fit(X[None], y[None], batch_size=1, verbose=0)
         losses += fit.history["loss"]
     of_script = [float(loss) for loss in re.findall(r"- loss: (\S+)", printed)]
     assert of_script == pytest.approx(losses, abs=1e-4)
+    name = {lstm_classify: "LSTM", bilstm_classify: "BiLSTM"}[classifier]
+    baseline = position_baseline(7, "total")
     # The saved model, loaded, scores new sequences as printed, and so does that of fit.
-    X, y = get_sequences(1000, 7, rng, threshold)
+    X, y = get_sequences(1000, 7, rng, "total")
     for scorer in (model, keras.saving.load_model("model.keras")):
         yhat = np.asarray(scorer(X))
         assert yhat.shape == y.shape
-        [name] = {"LSTM", "BiLSTM"} & set(get_table(printed))
         assert get_table(printed) == {
             name: pytest.approx(get_scores(y, yhat), abs=6e-4),
-            "position baseline": pytest.approx(
-                position_baseline(7, threshold), abs=6e-4
-            ),
+            "position baseline": pytest.approx(baseline, abs=6e-4),
         }
     # The example is as good as the median of the 1,000.
     lines = re.findall(
@@ -81,14 +78,19 @@ def test_script_trains_and_scores_as_the_tutorials_loop(
         (y[i, :, 0] == expected).all() and ((yhat[i, :, 0] > 0.5) == predicted).all()
         for i in at_the_median
     )
-    setting = "7 timesteps, 5 units, learning rate 0.02, 10 epochs"
-    problem = {"length": "", "total": "threshold at half the total, "}[threshold]
-    assert f"\n{problem}{setting}\n" in printed
-    assert plt.gcf().get_suptitle().endswith(f"\n{problem}{setting}")
+    setting = "7 timesteps, threshold total, 5 units, learning rate 0.02, 10 epochs"
+    assert f"\n{setting}\n" in printed
     accuracy = get_scores(y, yhat)[0]
-    assert f"{name}: {accuracy:.1%} right" in plt.gcf().get_suptitle()
-    # The threshold of the figure is the sum at which the labels flip.
-    _, upper, lower = plt.gcf().axes
+    title = f"{name}: {accuracy:.1%} right, position alone: {baseline[0]:.1%}"
+    assert plt.gcf().get_suptitle() == f"{title}\n{setting}"
+    # The figure has the losses, the baseline and the sum at which the labels flip.
+    left, upper, lower = plt.gcf().axes
+    assert all(ax.get_title() for ax in (left, upper))
+    lines = {line.get_label(): line.get_ydata() for line in left.lines}
+    assert lines["one epoch"] == pytest.approx(losses, abs=1e-4)
+    assert lines["mean of the last 10"][-1] == pytest.approx(np.mean(losses), abs=1e-4)
+    assert lines["position baseline"] == pytest.approx([baseline[1]] * 2)
     sums, limit = [line.get_ydata() for line in upper.lines[:2]]
     labels = lower.lines[0].get_ydata()
-    assert ((sums >= limit[0]) == labels).all()
+    assert limit[0] == pytest.approx(sums[-1] / 2)
+    assert ((sums >= limit[0]) == labels).all() and (labels == expected).all()

@@ -1,14 +1,27 @@
-"""The functions that both comparisons hold, on models and data of the tests' own."""
+"""The functions that both comparisons hold, on models and data of the tests' own, and
+what both scripts make of their options."""
 
+import contextlib
+import functools
+import importlib
+import io
+import logging
+import re
 import threading
+from types import SimpleNamespace
 
 import keras
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import tensorflow as tf
+from conftest import COMPARISONS, assert_is_picture
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from compare_directions import plot_results, summarize, train_model, train_repeats
+from sequence import get_sequences, position_baseline
 
 
 def get_data(seed):
@@ -84,6 +97,7 @@ class Subclassed(keras.Model):
 
 def subclassed():
     model = Subclassed()
+    model(np.zeros((1, 6, 2)))
     model.compile(loss="mse", optimizer="adam")
     return model
 
@@ -153,8 +167,31 @@ class OfInputs(Subclassed):
 
 def of_inputs():
     model = OfInputs()
+    model(np.zeros((1, 6, 2)))
     model.compile(optimizer="adam")
     return model
+
+
+def spectral():
+    """A layer that divides its weights by their norm as it is called, for good."""
+    dense = keras.layers.SpectralNormalization(keras.layers.Dense(3))
+    return compiled(dense, keras.layers.Dense(1), optimizer=keras.optimizers.Adam(0.1))
+
+
+class Normed(keras.layers.Layer):
+    """A layer of somebody's own, that does the same."""
+
+    def build(self, input_shape):
+        self.kernel = self.add_weight((input_shape[-1],), "random_normal")
+
+    def call(self, inputs):
+        self.kernel.assign(self.kernel / keras.ops.norm(self.kernel))
+        return inputs * self.kernel
+
+
+def normed():
+    layers = [Normed(), keras.layers.Dense(1)]
+    return compiled(*layers, optimizer=keras.optimizers.Adam(0.1))
 
 
 CASES = [
@@ -171,6 +208,8 @@ CASES = [
     (weighted, get_weighted_data, 1e-5),
     (weighted_and_masked, get_weighted_data, 1e-5),
     (of_inputs, get_data, 1e-5),
+    (spectral, get_data, 1e-5),
+    (normed, get_data, 1e-5),
 ]
 
 
@@ -254,12 +293,64 @@ def test_repeats_are_trained_one_at_a_time():
     assert asked == [0, 1]
 
 
-def test_builder_that_returns_a_trained_model_again_is_refused():
+def around(layer):
+    """A builder that puts a new model around somebody's layer."""
+    return lambda: compiled(layer, keras.layers.Dense(1))
+
+
+def new_lstm():
+    return keras.layers.LSTM(3, return_sequences=True)
+
+
+def test_layers_shared_between_calls_are_refused():
+    """From the second seed on they would start trained."""
+    builders = {"right": conv, "mine": around(new_lstm())}
+    with pytest.raises(ValueError, match="builder of mine must make its layers anew"):
+        next(train_repeats(builders, get_data, [1, 2], 6, jit=False))
+
+
+def test_layers_shared_between_builders_are_refused():
+    """Both models would train them at once."""
+    shared = new_lstm()
+    builders = {"right": conv, "mine": around(shared), "yours": around(shared)}
+    with pytest.raises(ValueError, match="builder of mine must make its layers anew"):
+        next(train_repeats(builders, get_data, [1, 2], 6, jit=False))
+
+
+def test_builder_that_returns_its_model_again_is_refused():
     model = conv()
-    repeats = train_repeats({"mine": lambda: model}, get_data, [1, 2], jit=False)
-    next(repeats)
-    with pytest.raises(ValueError, match="builder of mine .* new model"):
-        next(repeats)
+    with pytest.raises(ValueError, match="builder of mine must make its layers anew"):
+        next(train_repeats({"mine": lambda: model}, get_data, [1], jit=False))
+
+
+@pytest.mark.parametrize(
+    "new_layer", [new_lstm, lambda: keras.layers.Dense(3)], ids=["lstm", "dense"]
+)
+def test_frozen_layers_may_be_shared(new_layer):
+    pretrained = new_layer()
+    build = around(pretrained)
+    build()
+    pretrained.set_weights([np.full(w.shape, 0.1) for w in pretrained.get_weights()])
+    pretrained.trainable = False
+    repeats = train_repeats({"a": build, "b": build}, get_data, [1, 2], 6, jit=False)
+    losses = pd.concat(losses for losses, _ in repeats)
+    assert all((weight == np.float32(0.1)).all() for weight in pretrained.get_weights())
+    for seed in (1, 2):
+        expected = fit(build, get_data(seed), seed, 6)[1]
+        for name in ("a", "b"):
+            np.testing.assert_allclose(losses.loc[seed, name], expected, atol=1e-5)
+
+
+def test_many_models_are_no_reason_for_tensorflow_to_warn():
+    """It calls it retracing, ten lines of it, from the fifth model on."""
+    records = []
+    handler = logging.Handler()
+    handler.emit = records.append
+    tf.get_logger().addHandler(handler)
+    builders = {name: lambda: compiled(keras.layers.Dense(1)) for name in "abcdef"}
+    list(train_repeats(builders, get_data, [1, 2], 6, jit=False))
+    tf.get_logger().removeHandler(handler)
+    assert [record.getMessage() for record in records] == []
 
 
 def test_seeds_may_be_numpys():
@@ -306,6 +397,7 @@ def test_model_with_a_train_step_of_its_own_is_refused():
 
     def build():
         model = OwnTrainStep()
+        model(np.zeros((1, 6, 2)))
         model.compile(loss="mse", optimizer="adam")
         return model
 
@@ -340,8 +432,43 @@ def test_labels_of_other_axes_than_the_outputs_are_refused(
     def get_flat_data(seed):
         return get_padded_data(seed)[0], np.ones(shape)
 
-    with pytest.raises(ValueError, match=r"^y is .* but the outputs are .*, 1\)"):
+    with pytest.raises(ValueError, match=r"^y is .*, the outputs are .*, 1\)"):
         next(train_repeats({"a": build}, get_flat_data, [1], batch_size, jit))
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 6])
+@pytest.mark.parametrize("build", [gru, masked_timesteps])
+def test_weights_per_sequence_need_an_axis_where_labels_are_per_timestep(
+    build, batch_size
+):
+    """In a batch of as many sequences as timesteps, they would weight the timesteps."""
+
+    def get_wrong(seed):
+        return *get_data(seed), np.ones(12)
+
+    with pytest.raises(ValueError, match="^weights must be |a weight per sequence"):
+        next(train_repeats({"a": build}, get_wrong, [1], batch_size, jit=False))
+
+
+@pytest.mark.parametrize("batch_size", [4, 6])
+def test_weights_per_sequence_with_their_axis_weight_sequences(batch_size):
+    weights = np.random.default_rng(0).random((12, 1))
+
+    def build():
+        layers = [new_lstm(), keras.layers.Dense(1, activation="sigmoid")]
+        standstill = keras.optimizers.SGD(0.0)
+        return compiled(*layers, loss="binary_crossentropy", optimizer=standstill)
+
+    def get_weighted(seed):
+        return *get_data(seed), weights
+
+    repeats = train_repeats({"a": build}, get_weighted, [2], batch_size, jit=False)
+    [(losses, models)] = repeats
+    X, y = get_data(2)
+    yhat = np.asarray(models["a"](X))
+    of_sequences = -np.log(np.where(y == 1, yhat, 1 - yhat)).mean(axis=1)  # [12, 1]
+    expected = (weights * of_sequences).reshape(-1, batch_size).mean(axis=1)
+    np.testing.assert_allclose(losses["a"], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("batch_size", [1, 6])
@@ -375,20 +502,18 @@ def test_classes_need_no_axis_of_their_own(batch_size, shape):
 
 
 def test_labels_at_the_padding_change_nothing():
-    def train(label, build, *weight):
+    def train(label, build, weights):
         X, y = get_padded_data_with_timesteps(3)
         y = np.where(X[:, :, :1] == 0, label, y)
-        data = (X, y, *weight)
+        data = (X, y, weights)
         [(losses, _)] = train_repeats({"a": build}, lambda seed: data, [3], 6, False)
         return losses
 
     weights = (get_padded_data(3)[0][:, :, 0] > 0).astype("float32")
-    pd.testing.assert_frame_equal(
-        train(0, masked_timesteps), train(1, masked_timesteps)
-    )
-    pd.testing.assert_frame_equal(
-        train(0, weighted, weights), train(1, weighted, weights)
-    )
+    for build in (weighted, weighted_and_masked):
+        pd.testing.assert_frame_equal(
+            train(0, build, weights), train(1, build, weights)
+        )
 
 
 @pytest.mark.parametrize("shift", [1, -1])
@@ -403,6 +528,17 @@ def test_class_numbers_that_xla_takes_silently_are_named(shift):
     [(losses, _)] = train_repeats({"mine": build}, get_classes, [4], 6)
     cause = "model mine, seed 4: .* 1 .* nan .* a label outside 0 to n_classes - 1"
     with pytest.raises(ValueError, match=cause):
+        summarize(losses)
+
+
+def test_nan_in_the_data_is_named():
+    def get_gap(seed):
+        X, y = get_data(seed)
+        X[7, 2] = np.nan
+        return X, y
+
+    [(losses, _)] = train_repeats({"mine": conv}, get_gap, [4], 6, jit=False)
+    with pytest.raises(ValueError, match="seed 4: .* epoch 2 .* nan in the data"):
         summarize(losses)
 
 
@@ -457,7 +593,16 @@ def test_summary_of_any_selection_in_any_order(results):
     one = summarize(results.loc[[8]], n_last=60)
     expected = results.to_numpy().reshape(3, 60, 2)[2].mean(axis=0)
     assert one["loss"].to_numpy() == pytest.approx(expected)
-    assert one["± 2 SE"].isna().all()
+    assert one["2 SE"].isna().all()
+
+
+@pytest.mark.parametrize("n_last", [0, -1])
+def test_summary_of_no_epochs_is_refused(n_last, results):
+    """pandas would take -1 for all epochs but the first."""
+    with pytest.raises(
+        ValueError, match=f"n_last must be at least 1, but was {n_last}"
+    ):
+        summarize(results, n_last)
 
 
 def test_summary_of_a_file_is_that_of_the_results(results, in_tmp):
@@ -542,6 +687,11 @@ def test_figure_draws_means_of_neighbouring_epochs_in_their_bands(results, n_poi
     np.testing.assert_allclose(lines["mine"].get_xydata(), np.transpose([middle, mean]))
     assert band.max() == pytest.approx((mean + error).max())
     assert band.min() == pytest.approx((mean - error).min())
+    # A band has the colour of its line, and the axes say what is drawn.
+    for line, band in zip(ax.lines, ax.collections, strict=True):
+        assert to_rgb(line.get_color()) == tuple(band.get_facecolor()[0, :3])
+    assert ax.get_xlabel() == "epoch" and ax.get_ylabel() == "loss, ± 2 SE"
+    assert ax.get_ylim()[0] == 0
 
 
 @pytest.mark.parametrize("n_epochs", [1, 3, 5000])
@@ -555,3 +705,223 @@ def test_figure_of_short_and_long_trainings_of_one_seed(n_epochs):
         points[0], results["a"].iloc[: -(-n_epochs // 25)].mean()
     )
     assert not any(np.isfinite(p.vertices).all() for p in ax.collections[0].get_paths())
+
+
+# What the scripts make of their options: they run with a stand-in for the training.
+
+KINDS = {
+    "compare_directions": {
+        "lstm_forw": "forwards",
+        "lstm_back": "backwards",
+        "bilstm_con": "concat",
+    },
+    "compare_merge_modes": {
+        "bilstm_sum": "sum",
+        "bilstm_mul": "mul",
+        "bilstm_ave": "ave",
+        "bilstm_con": "concat",
+    },
+}
+# No options but those of the files, and all of them.
+DEFAULT = SimpleNamespace(
+    args=[],
+    timesteps=10,
+    threshold="length",
+    units=20,
+    learning_rate=0.001,
+    epochs=250,
+    seeds=range(1, 31),
+    jit=True,
+    scale=0.2,  # of the stand-in's random losses, here below the position baseline's
+)
+OTHER = SimpleNamespace(
+    args=["--timesteps", "5", "--threshold", "total", "--units", "3"]
+    + ["--learning-rate", "0.02", "--epochs", "30"]
+    + ["--repeats", "2", "--seed", "7", "--no-jit"],
+    timesteps=5,
+    threshold="total",
+    units=3,
+    learning_rate=0.02,
+    epochs=30,
+    seeds=range(7, 9),
+    jit=False,
+    scale=1.0,
+)
+OPTIONS = {"default": DEFAULT, "other": OTHER}
+
+
+def describe(model):
+    """The kind of a model's first layer, and its sizes and learning rate."""
+    layer = model.layers[0]
+    if isinstance(layer, keras.layers.Bidirectional):
+        kind, units = layer.merge_mode, layer.forward_layer.units
+        assert layer.backward_layer.units == units
+    else:
+        kind, units = ["forwards", "backwards"][layer.go_backwards], layer.units
+    return (
+        kind,
+        units,
+        model.input_shape,
+        round(float(model.optimizer.learning_rate), 6),
+    )
+
+
+@pytest.fixture(scope="session")
+def run_of(tmp_path_factory):
+    """Runs a comparison with options, once for all tests, and gives what the stand-in for
+    its training was given, and what came of it."""
+
+    @functools.cache
+    def run(name, of_options):
+        options = OPTIONS[of_options]
+        run = SimpleNamespace(options=options, shown=[])
+        folder = tmp_path_factory.mktemp(name)
+
+        def stand_in(builders, get_data, seeds, jit):
+            run.models = {model: describe(build()) for model, build in builders.items()}
+            run.data, run.seeds, run.jit = get_data(7), seeds, jit
+            results = results_of(list(builders), seeds, options.epochs) * options.scale
+            for seed in seeds:
+                yield results.loc[[seed]], {}
+
+        script = importlib.import_module(name)
+        files = ["--csv", str(folder / "a.csv"), "--plot", str(folder / "a.png")]
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            contextlib.redirect_stdout(io.StringIO()) as printed,
+        ):
+            patch.setattr(script, "train_repeats", stand_in)
+            patch.setattr(plt, "show", lambda: run.shown.extend(folder.iterdir()))
+            assert script.main([*options.args, *files]) == 0
+        run.figure, run.folder = plt.gcf(), folder
+        # The first line is the progress bar's.
+        _, *run.lines = printed.getvalue().splitlines()
+        run.losses = pd.read_csv(folder / "a.csv", index_col=["seed", "epoch"])
+        return run
+
+    return run
+
+
+@pytest.fixture(params=COMPARISONS)
+def name(request):
+    return request.param
+
+
+@pytest.fixture(params=OPTIONS)
+def run(request, name, run_of):
+    return run_of(name, request.param)
+
+
+def test_options_reach_the_models_the_data_and_the_training(name, run):
+    options = run.options
+    sizes = (options.units, (None, options.timesteps, 1), options.learning_rate)
+    assert run.models == {model: (kind, *sizes) for model, kind in KINDS[name].items()}
+    expected = get_sequences(options.epochs, options.timesteps, 7, options.threshold)
+    for given, array in zip(run.data, expected, strict=True):
+        assert np.array_equal(given, array)
+    assert list(run.seeds) == list(options.seeds) and run.jit == options.jit
+
+
+def statistics(values):
+    """The mean, and two standard errors of it."""
+    return values.mean(), 2 * values.std(ddof=1) / np.sqrt(len(values))
+
+
+def test_table_holds_the_statistics_of_the_csv(name, run):
+    options = run.options
+    models, n_last = list(KINDS[name]), min(50, options.epochs)
+    rows = [(s, epoch) for s in options.seeds for epoch in range(1, options.epochs + 1)]
+    assert run.losses.index.tolist() == rows and list(run.losses) == models
+    cube = run.losses.to_numpy().reshape(-1, options.epochs, len(models))
+    last = cube[:, -n_last:].mean(axis=1)  # [seeds, models]
+    above = last - last[:, [last.mean(axis=0).argmin()]]
+    baseline = position_baseline(options.timesteps, options.threshold)[1]
+    expected = [
+        [model, *statistics(last[:, i]), *statistics(above[:, i])]
+        for i, model in enumerate(models)
+    ] + [["position baseline", baseline]]
+    for line, (row, *values) in zip(run.lines[4:-1], expected, strict=True):
+        assert line.startswith(row + " ")
+        printed = [float(number) for number in line.removeprefix(row).split()]
+        assert printed == pytest.approx(values, abs=6e-4)
+
+
+def test_heading_and_setting_are_printed_above_the_table(name, run):
+    options = run.options
+    heading, setting, columns = run.lines[1:4]
+    n_last = min(50, options.epochs)
+    assert heading == f"Log loss, mean of the last {n_last} of {options.epochs} epochs"
+    assert setting == (
+        f"{options.timesteps} timesteps, threshold {options.threshold}, {options.units} "
+        f"units, learning rate {options.learning_rate}, repeats: {len(options.seeds)}"
+    )
+    assert re.split(" {2,}", columns.strip()) == [
+        "loss",
+        "2 SE",
+        "above the best",
+        "2 SE, paired",
+    ]
+    assert all(line.isascii() and len(line) <= 80 for line in run.lines[:-1])
+
+
+def test_figure_carries_the_printed_table(name, run):
+    options = run.options
+    [ax], [legend] = run.figure.axes, run.figure.legends
+    heading, setting, *table = run.lines[1:-1]
+    assert legend.get_title().get_text() == heading
+    assert [text.get_text() for text in legend.get_texts()] == table
+    # The title says what the table shows.
+    losses = {row[:18].strip(): float(row[18:].split()[0]) for row in table[1:]}
+    best = min(losses, key=losses.get)
+    assert (best == "position baseline") == (options is OTHER)
+    message, below = ax.get_title().split("\n")
+    assert message.startswith(f"{best} has the lowest ") and below == setting
+    # A row of the legend has the colour and marker of the line that its model has.
+    rows = zip(ax.lines, legend.legend_handles[1:], table[1:], strict=True)
+    for line, handle, row in rows:
+        for look in ("get_color", "get_marker", "get_linestyle"):
+            assert getattr(line, look)() == getattr(handle, look)()
+        if line is not ax.lines[-1]:
+            assert row.startswith(line.get_label() + " ")
+            points = run.losses[line.get_label()].to_numpy().reshape(-1, options.epochs)
+            width = -(-options.epochs // 25)
+            assert line.get_ydata()[0] == pytest.approx(points[:, :width].mean())
+    baseline = position_baseline(options.timesteps, options.threshold)[1]
+    assert ax.lines[-1].get_ydata() == pytest.approx([baseline, baseline])
+
+
+def test_figure_is_shown_once_all_is_saved(run):
+    assert sorted(path.name for path in run.shown) == ["a.csv", "a.png"]
+    assert run.lines[-1] == f"Figure saved as {run.folder / 'a.png'}"
+    assert_is_picture(run.folder / "a.png")
+
+
+def test_docstring_tells_the_losses_of_a_run_at_the_defaults(name, default_run):
+    _, lines = default_run(name)
+    doc = importlib.import_module(name).__doc__
+    told = {model: loss for loss, model in re.findall(r"(\d\.\d+)\s\((\w+)", doc)}
+    [told["baseline"]] = re.findall(r"position\salone\shas\s(\d\.\d+)", doc)
+    printed = dict(
+        re.findall(r"^(?:position )?(\w+) +(\d\.\d+)", "\n".join(lines), re.MULTILINE)
+    )
+    assert len(printed) == len(told) == len(KINDS[name]) + 1
+    for model, loss in printed.items():
+        assert float(told[model]) == pytest.approx(float(loss), abs=0.002)
+
+
+def test_default_run_is_thirty_repeats_from_seed_1(name, default_run):
+    losses, _ = default_run(name)
+    rows = [(seed, epoch) for seed in range(1, 31) for epoch in range(1, 251)]
+    assert losses.index.tolist() == rows and list(losses) == list(KINDS[name])
+
+
+def test_a_model_looks_the_same_in_both_comparisons(run_of):
+    looks = {}
+    for name in COMPARISONS:
+        *lines, _ = run_of(name, "default").figure.axes[0].lines
+        look = {x.get_label(): (x.get_color(), x.get_marker()) for x in lines}
+        assert looks.get("bilstm_con", look["bilstm_con"]) == look["bilstm_con"]
+        looks |= look
+    assert len(looks) == 6
+    for of_all in zip(*looks.values()):
+        assert len(set(of_all)) == 6

@@ -39,8 +39,14 @@ def test_functions_in_several_scripts_are_identical():
             files[function].append(name)
     differ = {function for function, texts in sources.items() if len(texts) > 1}
     assert differ == {"main", "parse_args"}  # Options and models are each script's own.
-    assert len({functions(name)["parse_args"] for name in CLASSIFIERS}) == 1
+    for twins in (CLASSIFIERS, COMPARISONS):
+        assert len({functions(name)["parse_args"] for name in twins}) == 1
     assert len(files["get_lstm_model"]) == 2 and len(files["get_bi_lstm_model"]) == 3
+
+
+def test_classifiers_differ_in_the_model_and_its_name_alone():
+    lstm, bilstm = (functions(name)["main"] for name in CLASSIFIERS)
+    assert bilstm.replace("get_bi_lstm", "get_lstm").replace("BiLSTM", "LSTM") == lstm
 
 
 def test_scripts_import_sequence_and_no_other_script():
@@ -98,15 +104,21 @@ def lift_ctrl_c_stops(f):
         pass
 
 
+def lift_ctrl_c_waits(f):
+    with f():
+        pass
+
+
 # How each function that a reader may copy is called.
 CALLS = {
     "ctrl_c_stops": lift_ctrl_c_stops,
+    "ctrl_c_waits": lift_ctrl_c_waits,
     "get_labels": lambda f: f(X),
     "get_sequence": lambda f: f(4),
     "get_sequences": lambda f: f(2, 4),
     "plot_results": lambda f: f(axes(), RESULTS),
     "plot_sequence": lambda f: f(axes(), axes(), *[X[0, :, 0]] * 3, 1),
-    "plot_training": lambda f: f(axes(), [0.7, 0.6]),
+    "plot_training": lambda f: f(axes(), [0.7, 0.6], 0.3),
     "position_baseline": lambda f: f(4),
     "summarize": lambda f: f(RESULTS),
     "train_model": lambda f: f(small_model(), (X[None], Y[None])),

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from fractions import Fraction
@@ -8,7 +9,13 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from sequence import get_labels, get_sequence, get_sequences, position_baseline
+from sequence import (
+    get_labels,
+    get_sequence,
+    get_sequences,
+    main,
+    position_baseline,
+)
 
 # The sequences that the tutorial prints, with the labels that it prints.
 TUTORIAL = {
@@ -19,13 +26,17 @@ TUTORIAL = {
 }
 
 
+def label(values, threshold="length"):
+    """The labels of one sequence, from and to lists."""
+    y = get_labels(np.reshape(values, (1, -1, 1)), threshold)
+    assert y.shape == (1, len(values), 1) and np.issubdtype(y.dtype, np.integer)
+    return y.ravel().tolist()
+
+
 @pytest.mark.parametrize(("values", "labels"), TUTORIAL.items())
 def test_labels_are_those_printed_in_the_tutorial(values, labels):
-    X, y = [float(x) for x in values.split()], [int(label) for label in labels.split()]
-    assert get_labels(X).tolist() == y
-    in_three_dimensions = get_labels(np.reshape(X, (1, 10, 1)))
-    assert in_three_dimensions.shape == (1, 10, 1)
-    assert in_three_dimensions.ravel().tolist() == y
+    values, labels = values.split(), labels.split()
+    assert label([float(x) for x in values]) == [int(y) for y in labels]
 
 
 @pytest.mark.parametrize("n_timesteps", [1, 2, 7, 10, 333])
@@ -35,17 +46,23 @@ def test_labels_are_those_of_the_tutorials_listing(n_timesteps):
     for values, labels in zip(X[:, :, 0], y[:, :, 0]):
         total = np.cumsum(values.astype(float))
         assert labels.tolist() == [0 if x < limit else 1 for x in total]
-        assert get_labels(values).tolist() == labels.tolist()
     assert np.array_equal(get_labels(X), y)
 
 
-def test_labels_count_each_feature_and_never_go_back():
-    X = np.array([[[1.0, 0.0], [-5.0, 0.5], [0.0, 0.5], [0.0, 0.5]]])
-    assert get_labels(X)[0].T.tolist() == [[1, 1, 1, 1], [0, 0, 1, 1]]
-
-
 def test_label_is_1_when_the_sum_reaches_the_threshold_exactly():
-    assert get_labels([0.5, 0.5, 0.0, 0.0]).tolist() == [0, 1, 1, 1]
+    assert label([0.5, 0.5, 0.0, 0.0]) == [0, 1, 1, 1]
+    assert label([0.5, 0.5, 0.5, 0.5], "total") == [0, 1, 1, 1]
+
+
+def test_negative_values_take_labels_back_to_0():
+    assert label([1.0, -0.5, 0.5, 0.0]) == [1, 0, 1, 1]
+    assert label([3.0, -2.0, 1.0], "total") == [1, 1, 1]
+    assert label([3.0, -2.5, 0.0, 1.5], "total") == [1, 0, 0, 1]
+
+
+def test_from_a_nan_on_labels_are_0():
+    assert label([1.0, 1.0, np.nan, 1.0]) == [1, 1, 0, 0]
+    assert label([1.0, 1.0, np.nan, 1.0], "total") == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("n_timesteps", [1, 2, 7, 10, 333])
@@ -55,16 +72,7 @@ def test_labels_of_the_total_flip_at_half_of_the_own_sum(n_timesteps):
     for values, labels in zip(X[:, :, 0], y[:, :, 0]):
         sums = list(accumulate(Fraction(float(x)) for x in values))  # exact
         assert labels.tolist() == [int(x >= sums[-1] / 2) for x in sums]
-        assert get_labels(values, "total").tolist() == labels.tolist()
     assert np.array_equal(y[:1], get_sequence(n_timesteps, n_timesteps, "total")[1])
-
-
-def test_labels_of_the_total_are_of_each_sequence_and_feature_alone():
-    X = np.array(
-        [[[1.0, 0.0], [1.0, 0.0], [2.0, 5.0]], [[8.0, 1.0], [1.0, 1.0], [1.0, 1.0]]]
-    )
-    assert get_labels(X, "total")[0].T.tolist() == [[0, 1, 1], [0, 0, 1]]
-    assert get_labels(X, "total")[1].T.tolist() == [[1, 1, 1], [0, 1, 1]]
 
 
 def test_only_labels_of_the_total_depend_on_values_to_come():
@@ -142,24 +150,20 @@ def test_position_baseline_of_long_sequences_is_what_a_simulation_scores():
     assert position_baseline(1000)[0] == pytest.approx(accuracy, abs=0.002)
 
 
-def test_what_would_pass_silently_and_mislead_is_refused():
-    for n_timesteps in (0, -3):
-        for function in (get_sequence, position_baseline):
-            with pytest.raises(ValueError, match=f"n_timesteps .* 1.* {n_timesteps}"):
-                function(n_timesteps)
-    for values in ([0.1, np.nan, 0.5], [np.nan]):
-        with pytest.raises(ValueError, match="X .* nan"):
-            get_labels(values)
+def test_bad_arguments_raise_the_errors_of_numpy_and_python():
     for function, *args in [
-        (get_labels, [0.5]),
+        (get_labels, np.ones((1, 3, 1))),
         (get_sequences, 2, 3, 0),
         (get_sequence, 3, 0),
         (position_baseline, 3),
     ]:
-        with pytest.raises(
-            ValueError, match="threshold .* 'length' or 'total', .*'Total'"
-        ):
+        with pytest.raises(KeyError, match="Total"):
             function(*args, "Total")
+    with pytest.raises(ZeroDivisionError):
+        position_baseline(0)
+    for function in (get_sequence, position_baseline):
+        with pytest.raises(ValueError, match="negative"):
+            function(-3)
 
 
 @pytest.mark.parametrize("threshold", ["length", "total"])
@@ -173,6 +177,19 @@ def test_script_prints_the_values_and_the_labels(threshold):
     assert [float(x) for x in values.split()] == pytest.approx(X.ravel(), abs=1e-7)
     assert [int(label) for label in labels.split()] == y.ravel().tolist()
     assert rest.strip() == ""
+
+
+def test_script_shows_both_thresholds_at_its_defaults(capsys):
+    main([])
+    main(["--threshold", "length"])
+    main(["--threshold", "total"])
+    default, length, total = re.findall(
+        r"\[([^]]*)]\n\[([^]]*)]", capsys.readouterr().out
+    )
+    assert default == length and total[0] == length[0]
+    assert total[1] != length[1]
+    for _, labels in (length, total):
+        assert len(labels.split()) == 10 and set(labels.split()) == {"0", "1"}
 
 
 @pytest.mark.parametrize(
