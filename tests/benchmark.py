@@ -8,6 +8,7 @@ Example:
     python tests/benchmark.py
 """
 
+import argparse
 import multiprocessing
 import os
 import resource
@@ -99,6 +100,10 @@ def compare_sizes():
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args()
     sizes = compare_sizes()  # first: a process starts with the peak of its parent
     print(compare_loops().to_string(), end="\n\n")
     print(sizes.to_string(index=False, float_format="%.2f", na_rep=""))
