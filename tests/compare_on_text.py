@@ -194,7 +194,9 @@ def plot_text(figure, table, n_updates):
             f"{accuracy:.1%} of new letters right, log loss {loss:.3f} ± {error:.3f}"
         )
         ax.set_title(f"{name} {know[name]}: {scores}", loc="left")
-    figure.suptitle("Which letters begin a word? (black: here, orange: wrong)")
+    figure.suptitle(
+        "Which letters begin a word? (black: these, orange: wrong)", size=15
+    )
 
 
 def read_scores(path, setting):

@@ -694,6 +694,14 @@ def test_figure_draws_means_of_neighbouring_epochs_in_their_bands(results, n_poi
     assert ax.get_ylim()[0] == 0
 
 
+def test_bands_have_the_colours_of_their_lines_on_axes_that_hold_more(results):
+    ax = Figure().subplots()
+    ax.plot([1, 60], [0.3, 0.3])
+    plot_results(ax, results)
+    for line, band in zip(ax.lines[1:], ax.collections, strict=True):
+        assert to_rgb(band.get_facecolor()[0][:3]) == to_rgb(line.get_color())
+
+
 @pytest.mark.parametrize("n_epochs", [1, 3, 5000])
 def test_figure_of_short_and_long_trainings_of_one_seed(n_epochs):
     results = results_of(["a"], [7], n_epochs)
