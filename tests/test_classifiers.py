@@ -1,6 +1,9 @@
 """What both classifiers print, against the tutorial's own loop of fit calls."""
 
+import functools
 import re
+import sys
+from types import SimpleNamespace
 
 import keras
 import matplotlib.pyplot as plt
@@ -94,3 +97,22 @@ def test_script_trains_and_scores_as_the_tutorials_loop(classifier, in_tmp, caps
     labels = lower.lines[0].get_ydata()
     assert limit[0] == pytest.approx(sums[-1] / 2)
     assert ((sums >= limit[0]) == labels).all() and (labels == expected).all()
+
+
+def test_bar_shows_the_loss_of_each_epoch(classifier, in_tmp, monkeypatch, capsys):
+    """On a terminal, where Keras would show the mean of all so far, but at the end."""
+    losses = [0.7, 0.5, 0.3]
+
+    def fit(model, *data, callbacks, **options):
+        for epoch, loss in enumerate(losses):
+            callbacks[0].on_epoch_end(epoch, {"accuracy": loss / 2, "loss": loss})
+        return SimpleNamespace(history={"loss": losses})
+
+    monkeypatch.setattr(keras.Sequential, "fit", fit)
+    at_once = functools.partial(keras.utils.Progbar, interval=0)
+    monkeypatch.setattr(keras.utils, "Progbar", at_once)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert classifier.main(["--epochs", "3"]) == 0
+    bar = capsys.readouterr().out.split("\nOf 1,000")[0]
+    assert re.findall(r" - loss: ([\d.]+)", bar) == ["0.7000", "0.5000", "0.3000"]
+    assert re.findall(r"accuracy: ([\d.]+)", bar) == ["0.3500", "0.2500", "0.1500"]
