@@ -239,10 +239,9 @@ def print_losses(losses):
                 errors.append(error)
         rows.append(cells)
     if columns:
-        title = (
-            "Losses, and how far above the BiLSTM's (bold: more than 2 SE, which are"
-        )
-        print_table(f"{title} {max(errors):.3f} or less)", rows, align="---")
+        title = "Losses with 10 timesteps, and how far above the BiLSTM's"
+        error = f"bold: more than 2 SE, which are {max(errors):.3f} or less"
+        print_table(f"{title} ({error})", rows, align="---")
 
 
 def print_when(losses):
