@@ -51,6 +51,22 @@ def get_bi_lstm_model(
     return model
 
 
+def get_bar(n_epochs):
+    """Returns a callback that draws one bar over all epochs, where `fit` draws one each.
+
+    In a file it is a line at the end. The scores are those of the last epoch.
+    """
+    bar = keras.utils.Progbar(
+        n_epochs,
+        verbose=1 if sys.stdout.isatty() else 2,
+        stateful_metrics=["accuracy", "loss"],
+        unit_name="epoch",
+    )
+    return keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: bar.update(epoch + 1, [*logs.items()])
+    )
+
+
 @contextlib.contextmanager
 def ctrl_c_stops(model):
     """Lets Ctrl-C inside end the `fit` after the batch at hand, and nothing else."""
@@ -144,19 +160,6 @@ def main(argv=None):
         args.timesteps, n_units=args.units, learning_rate=args.learning_rate
     )
 
-    callbacks = []
-    if args.verbose == 1:  # One bar over all epochs, where fit draws one for each.
-        bar = keras.utils.Progbar(
-            args.epochs,
-            verbose=1 if sys.stdout.isatty() else 2,  # In a file, a line at the end.
-            stateful_metrics=["accuracy", "loss"],
-            unit_name="epoch",
-        )
-        show = keras.callbacks.LambdaCallback(
-            on_epoch_end=lambda epoch, logs: bar.update(epoch + 1, [*logs.items()])
-        )
-        callbacks = [show]
-
     X, y = get_sequences(args.epochs, args.timesteps, rng, args.threshold)
     with ctrl_c_stops(model):  # A second Ctrl-C does not end the report either.
         # With one step of one sequence an epoch, each epoch takes the next row of X, so
@@ -170,7 +173,7 @@ def main(argv=None):
             epochs=args.epochs,
             shuffle=False,
             verbose=2 if args.verbose == 2 else 0,
-            callbacks=callbacks,
+            callbacks=[get_bar(args.epochs)] if args.verbose == 1 else [],
         )
         losses = history.history["loss"]
 
