@@ -22,7 +22,8 @@ from pydoc_data.topics import topics
 
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # hides much of TensorFlow's log
-sys.path.insert(1, str(Path(__file__).resolve().parent.parent))
+if Path(__file__).resolve().parent.name == "tests":  # else the scripts are beside it
+    sys.path.insert(1, str(Path(__file__).resolve().parent.parent))
 
 import keras
 import matplotlib.pyplot as plt

@@ -1,7 +1,9 @@
 """The comparison on text: a small run, what it splits and scores, and data of one's own."""
 
 import re
+import shutil
 import signal
+import subprocess
 import sys
 from functools import partial
 
@@ -124,6 +126,19 @@ def assert_refused(args, words, capsys):
     error = capsys.readouterr().err.rstrip("\n").split(": error: ")[1]
     assert stopped.value.code == 2 and "\n" not in error
     assert all(word in error for word in words), error
+
+
+def test_copied_beside_the_scripts_it_runs_and_imports_nothing_from_elsewhere(tmp_path):
+    (tmp_path / "compare_directions").mkdir()  # a folder of somebody's, above the copy
+    (tmp_path / "jax").mkdir()
+    copy = tmp_path / "mine"
+    copy.mkdir()
+    for file in ("tests/compare_on_text.py", "compare_directions.py", "sequence.py"):
+        shutil.copy(ROOT / file, copy)
+    command = [sys.executable, copy / "compare_on_text.py", "--updates", "0"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2, result.stderr
+    assert "--updates and --repeats must be at least 1" in result.stderr
 
 
 def test_refusals_are_a_line_each(in_tmp, capsys):
