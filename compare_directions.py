@@ -103,8 +103,7 @@ def train_model(model, data):
                 # For outputs [batch_size, n_timesteps, 1] Keras accepts y without the last
                 # axis, but averages over the timesteps before it masks and weights them.
                 n_axes = len(y.shape), len(yhat.shape)
-                one_value = yhat.shape[-1] == 1 and n_axes != (1, 2)
-                if one_value and n_axes[0] != n_axes[1]:
+                if yhat.shape[-1] == 1 and n_axes[0] != n_axes[1] and n_axes != (1, 2):
                     raise ValueError(f"y is {y.shape}, the outputs are {yhat.shape}")
                 # It would take weights [batch_size] for those of as many timesteps.
                 if weight is not None and len(weight.shape) == 1 and n_axes[1] > 2:
