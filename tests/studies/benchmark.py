@@ -1,11 +1,11 @@
 """Measures what an update costs: the tutorial's way, in one fit call, and compiled.
 
-An update is one training step on one sequence. Every row is measured in this run,
-the best of three passes after a first one that compiles. The rows of the second table
-are the compiled loop's, each in a process of its own, with that process's memory.
+An update is one training step on one sequence. Every row is measured in this run: the
+best of three passes, after a first one that compiles. The rows of the second table are
+the compiled loop's, each in a process of its own, and with that process's memory.
 
 Example:
-    python tests/benchmark.py
+    python tests/studies/benchmark.py
 """
 
 import argparse
@@ -16,8 +16,8 @@ import sys
 import time
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # hides some of TensorFlow's log
+sys.path.insert(1, str(Path(__file__).resolve().parents[2]))
 
 import pandas as pd
 import tensorflow as tf
@@ -27,19 +27,19 @@ from sequence import get_sequences
 
 
 def tutorials_loop(model, X, y):
-    """A fit call a sequence, as in the tutorial."""
+    """Trains with a fit call for each sequence, as the tutorial does."""
     for i in range(len(X)):
         model.fit(X[i : i + 1], y[i : i + 1], epochs=1, batch_size=1, verbose=0)
 
 
 def one_fit(model, X, y):
-    """One fit call, as in the classifiers."""
+    """Trains with one fit call, as the classifiers do."""
     options = {"batch_size": 1, "steps_per_epoch": 1, "shuffle": False, "verbose": 0}
     model.fit(X, y, epochs=len(X), **options)
 
 
 def compiled(jit):
-    """One compiled loop, as in the comparisons."""
+    """Returns a function that trains in one compiled loop, as the comparisons do."""
     loop = tf.function(train_model, jit_compile=jit, autograph=False)
 
     def train(model, X, y):
@@ -50,7 +50,7 @@ def compiled(jit):
 
 
 def measure(train, model, X, y):
-    """Gives the milliseconds of an update, compiling left out, and of the first pass."""
+    """Returns the milliseconds of a compiled update, and of the first pass."""
     seconds = []
     for _ in range(4):
         start = time.perf_counter()
@@ -59,8 +59,15 @@ def measure(train, model, X, y):
     return 1000 * min(seconds[1:]) / len(X), 1000 * seconds[0]
 
 
-def compare_loops():
-    few, many = get_sequences(50, 10, rng=0), get_sequences(2000, 10, rng=0)
+MODELS = {"LSTM": get_lstm_model, "BiLSTM": get_bi_lstm_model}
+
+
+def compare_loops(n_few=50, n_many=2000, builders=MODELS):
+    """Returns the first table: what an update costs in each way of training.
+
+    `fit` is measured with n_few updates, and the compiled loops with n_many.
+    """
+    few, many = get_sequences(n_few, 10, rng=0), get_sequences(n_many, 10, rng=0)
     ways = {
         "tutorial: a fit call a sequence": (tutorials_loop, few),
         "classifiers: one fit call": (one_fit, few),
@@ -68,7 +75,7 @@ def compare_loops():
         "comparisons: compiled by XLA": (compiled(jit=True), many),
     }
     table = pd.DataFrame(index=list(ways))
-    for name, build in {"LSTM": get_lstm_model, "BiLSTM": get_bi_lstm_model}.items():
+    for name, build in builders.items():
         ms = pd.Series(
             {way: measure(f, build(10), *d)[0] for way, (f, d) in ways.items()}
         )
@@ -77,9 +84,12 @@ def compare_loops():
     return table
 
 
-def measure_size(timesteps, units):
-    """Gives a row of the second table: of one process, so that its memory is its own."""
-    X, y = get_sequences(max(5, 4000 // timesteps), timesteps, rng=0)
+def measure_size(timesteps, units, n_updates=None):
+    """Returns a row of the second table: what an update of this size costs.
+
+    The last number is the peak memory of the whole process: call this once in each.
+    """
+    X, y = get_sequences(n_updates or max(5, 4000 // timesteps), timesteps, rng=0)
     model = get_bi_lstm_model(timesteps, n_units=units)
     ms, first = measure(compiled(jit=True), model, X, y)
     unit = 1e9 if sys.platform == "darwin" else 1e6  # bytes on macOS, else kilobytes
@@ -88,6 +98,7 @@ def measure_size(timesteps, units):
 
 
 def compare_sizes():
+    """Returns the second table: what an update costs, by timesteps and units."""
     sizes = [(timesteps, units) for units in (20, 200) for timesteps in (10, 100, 1000)]
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         rows = pool.starmap(measure_size, sizes, chunksize=1)
