@@ -1,4 +1,4 @@
-"""What several test files need: the scripts, in-process and as a user starts them."""
+"""What several test files need: the scripts, here and as a user starts them."""
 
 import contextlib
 import functools
@@ -10,9 +10,11 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -30,38 +32,9 @@ def script(request):
     return importlib.import_module(request.param)
 
 
-@pytest.fixture(params=CLASSIFIERS)
-def classifier(request):
-    """Each of the two classifiers, imported."""
-    return importlib.import_module(request.param)
-
-
-@pytest.fixture(params=COMPARISONS)
-def comparison(request):
-    """Each of the two comparisons, imported."""
-    return importlib.import_module(request.param)
-
-
-@pytest.fixture(scope="session")
-def default_run(tmp_path_factory):
-    """Runs a comparison at its defaults, once for all tests, and gives the losses of its
-    CSV and the lines that it printed."""
-
-    @functools.cache
-    def run(name):
-        folder = tmp_path_factory.mktemp(name)
-        files = ["--csv", str(folder / "a.csv"), "--plot", str(folder / "a.png")]
-        with contextlib.redirect_stdout(io.StringIO()) as printed:
-            assert importlib.import_module(name).main(files) == 0
-        losses = pd.read_csv(folder / "a.csv", index_col=["seed", "epoch"])
-        return losses, printed.getvalue().splitlines()
-
-    return run
-
-
 @pytest.fixture(autouse=True)
-def nothing_outlives_main():
-    """Checks the signal handlers, as `%run` in a notebook leaves them to its kernel, and
+def nothing_outlives_a_test():
+    """Checks the signal handlers, which `%run` in a notebook leaves to its kernel, and
     closes the figures that the scripts leave open for it to show."""
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     yield
@@ -77,78 +50,93 @@ def in_tmp(tmp_path, monkeypatch):
     return tmp_path
 
 
-def start_script(folder, name, *args, env=None, **kwargs):
-    """Starts a script on a machine without a display, whose output takes ASCII alone, in
-    a folder with it and sequence.py alone."""
-    folder.mkdir(exist_ok=True)
-    shutil.copy(ROOT / "sequence.py", folder)
-    shutil.copy(ROOT / f"{name}.py", folder)
+@pytest.fixture
+def start(tmp_path):
+    """Starts a script as a user does, in a process that ends with the test.
+
+    It is alone with sequence.py in a folder, whose name has a space and a letter beyond
+    ASCII, on a machine without a display, and its output takes ASCII alone.
+    """
+    folder = tmp_path / "a copy für dich"
+    folder.mkdir()
     hidden = {"DISPLAY", "WAYLAND_DISPLAY", "MPLBACKEND", "PYTHONPATH"}
     inherited = {k: v for k, v in os.environ.items() if k not in hidden}
     inherited |= {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "ascii"}
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    # In the background of a shell, pytest ignores Ctrl-C; the script shall not.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    process = subprocess.Popen(
-        [sys.executable, folder / f"{name}.py", *map(str, args)],
-        **{"cwd": folder, **streams, **kwargs},
-        env={**inherited, **(env or {})},
-    )
-    signal.signal(signal.SIGINT, before)
-    process.folder = folder
-    return process
-
-
-# Of lstm_classify.py the default run, of the others short ones. compare_directions.py is
-# started on a terminal, by the test of its Ctrl-C.
-STARTED = {
-    "lstm_classify": [],
-    "bilstm_classify": ["--epochs", 5],
-    "compare_merge_modes": ["--epochs", 5, "--repeats", 2, "--csv", "losses.csv"],
-}
-
-
-@pytest.fixture(scope="session", autouse=True)
-def started(request, tmp_path_factory):
-    """Scripts, each in a folder of its own, whose name has a space and a letter outside
-    ASCII. If a test is to look at them, they run while the first others do."""
-    # Somebody has set Keras to another backend, and float64.
-    config = tmp_path_factory.mktemp("keras")
-    (config / "keras.json").write_text('{"floatx": "float64", "backend": "jax"}')
-    of_user = {"KERAS_BACKEND": "jax", "KERAS_HOME": str(config), "MPLBACKEND": "svg"}
-    others = {"compare_merge_modes": of_user}
-    processes = {}
-    if any("ended" in item.fixturenames for item in request.session.items):
-        for name, args in STARTED.items():
-            folder = tmp_path_factory.mktemp(name) / "a copy für you"
-            processes[name] = start_script(folder, name, *args, env=others.get(name))
-    yield processes
-    for process in processes.values():
-        process.kill()
-        process.communicate()
-
-
-@pytest.fixture(scope="session")
-def ended(started):
-    """The scripts, at their end."""
-    for process in started.values():
-        process.printed = process.communicate(timeout=180)
-    return started
-
-
-@pytest.fixture
-def start(tmp_path):
-    """Starts a script as start_script does, and ends it with the test."""
     processes = []
 
-    def start(*args, **kwargs):
-        processes.append(start_script(tmp_path / "copy", *args, **kwargs))
-        return processes[-1]
+    def start(name, *args, stdout=subprocess.PIPE, **env):
+        for file in ("sequence.py", f"{name}.py"):
+            shutil.copy(ROOT / file, folder)
+        # In the background of a shell, pytest ignores Ctrl-C; the script shall not.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        command = [sys.executable, f"{name}.py", *map(str, args)]
+        streams = {"stdout": stdout, "stderr": subprocess.PIPE, "text": True}
+        options = {"cwd": folder, "env": inherited | env, **streams}
+        process = subprocess.Popen(command, **options)
+        signal.signal(signal.SIGINT, before)
+        processes.append(process)
+        process.folder = folder
+        return process
 
     yield start
     for process in processes:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture(scope="session")
+def default_run(tmp_path_factory):
+    """Runs a comparison at its defaults, once for all tests, and gives the losses that
+    it wrote and the lines that it printed."""
+
+    @functools.cache
+    def run(name):
+        folder = tmp_path_factory.mktemp(name)
+        files = ["--csv", str(folder / "a.csv"), "--plot", str(folder / "a.png")]
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            assert importlib.import_module(name).main(files) == 0
+        losses = pd.read_csv(folder / "a.csv", index_col=["seed", "epoch"])
+        return losses, printed.getvalue().splitlines()
+
+    return run
+
+
+def train_nothing(monkeypatch, press_in=None):
+    """Puts stand-ins for Keras's fit, whose losses are 1, 1/2, 1/3 and so on, and which
+    may press Ctrl-C in an epoch, for predict, and for evaluate."""
+
+    def fit(model, X, y, *, epochs, callbacks, **options):
+        model.stop_training, losses = False, []
+        while len(losses) < epochs and not model.stop_training:
+            losses.append(1 / (len(losses) + 1))
+            if press_in == len(losses):
+                signal.raise_signal(signal.SIGINT)
+            for callback in callbacks:
+                callback.on_epoch_end(len(losses) - 1, {"loss": losses[-1]})
+        return SimpleNamespace(history={"loss": losses})
+
+    def predict(model, X, **options):
+        return np.full(X.shape, 0.5, "float32")
+
+    monkeypatch.setattr("keras.Sequential.fit", fit)
+    monkeypatch.setattr("keras.Sequential.predict", predict)
+    monkeypatch.setattr("keras.Sequential.evaluate", lambda *_, **__: [0.6, 0.4])
+
+
+def random_losses(models, seeds, n_epochs):
+    """Random losses, in a table like that of train_repeats."""
+    epochs = range(1, n_epochs + 1)
+    index = pd.MultiIndex.from_product([seeds, epochs], names=["seed", "epoch"])
+    losses = np.random.default_rng(0).random((len(index), len(models)))
+    return pd.DataFrame(losses, index, list(models))
+
+
+def assert_below(lower, higher):
+    """That the 95% interval of the paired difference of 30 seeds is below 0."""
+    difference = np.asarray(lower) - np.asarray(higher)
+    assert len(difference) == 30  # Student's t is 2.045
+    half = 2.045 * difference.std(ddof=1) / np.sqrt(30)
+    assert difference.mean() + half < 0
 
 
 def assert_is_picture(path):
