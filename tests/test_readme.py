@@ -362,7 +362,7 @@ def build_masked(*metrics):
     kernel, _ = model.layers[-1].get_weights()
     model.layers[-1].set_weights([kernel, np.array([2.0])])  # predicts many a 1
     loss = keras.losses.BinaryCrossentropy(reduction="mean_with_sample_weight")
-    model.compile("sgd", loss, weighted_metrics=metrics, run_eagerly=True)
+    model.compile("sgd", loss, weighted_metrics=list(metrics), run_eagerly=True)
     return model
 
 
