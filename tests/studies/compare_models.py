@@ -357,7 +357,7 @@ def time_updates(get_model, names, rate, part):
 def add_options(parser, updates=1000, repeats=10, figure=None):
     """Adds the options of `compare`, and that of a figure, to a command line."""
     add = parser.add_argument
-    each = "of 16 sequences each [%(default)s]"
+    each = "training steps, with 16 sequences each [%(default)s]"
     add("--updates", type=int, default=updates, help=each)
     add("--repeats", type=int, default=repeats, help="splits of the data [%(default)s]")
     add("--seed", type=int, default=0, help="of the first repeat [%(default)s]")

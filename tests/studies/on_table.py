@@ -8,9 +8,10 @@ numbers or texts.
 
 You will see what was understood, then the scores of LSTMs and a BiLSTM on
 sequences that they were not trained on, and a verdict. "no input" always
-predicts how frequent each label is. The best model is trained once more; --save
-READINGS keeps it, and --predict adds its predictions to a copy of another CSV,
-now or in a later call. Ctrl-C ends the training, and reports what there is.
+predicts how frequent each label is. The model that the verdict recommends is
+trained once more. --save READINGS keeps it, and --predict adds its predictions
+to a copy of another CSV, now or in a later call. Ctrl-C ends the training, and
+reports the repeats that are done.
 
 Without a CSV, a table is made up.
 
@@ -677,7 +678,10 @@ def parse_args(argv):
     )
     add = parser.add_argument
     add(
-        "table", nargs="?", type=Path, help="CSV in UTF-8, a row per timestep [made up]"
+        "table",
+        nargs="?",
+        type=Path,
+        help="CSV in UTF-8, with commas, semicolons or tabs",
     )
     add("--id", help="column: the sequence that a row belongs to")
     add("--time", help="column: numbers or dates to sort by [the order of the file]")
@@ -688,7 +692,7 @@ def parse_args(argv):
     longer = "longer sequences are cut into pieces of this length [%(default)s]"
     add("--timesteps", type=int, default=200, help=longer)
     rates = [0.001, 0.003, 0.01, 0.03]
-    tried = "learning rates to try [%(default)s]"
+    tried = "learning rates to try %(default)s"
     add("--rates", type=float, nargs="+", default=rates, help=tried)
     add("--save", type=Path, metavar="NAME", help="keeps the model as NAME.keras")
     predict = "adds predictions to a copy: NEW.predicted.csv"
