@@ -1,14 +1,12 @@
 """What several test files need: the scripts, here and as a user starts them."""
 
-import contextlib
-import functools
 import importlib
-import io
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import tensorflow as tf
 
 ROOT = Path(__file__).resolve().parent.parent
 CLASSIFIERS = ["lstm_classify", "bilstm_classify"]
@@ -51,32 +50,44 @@ def in_tmp(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def start(tmp_path):
-    """Starts a script as a user does, in a process that ends with the test.
+def eagerly():
+    """For few updates: TensorFlow compiles nothing, which would take seconds."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
 
-    It is alone with sequence.py in a folder, whose name has a space and a letter beyond
-    ASCII, on a machine without a display, and its output takes ASCII alone.
+
+def read_losses(folder, name):
+    """The losses that a comparison wrote into its CSV."""
+    return pd.read_csv(folder / f"{name}.csv", index_col=["seed", "epoch"])
+
+
+def start_script(folder, name, *args, stdout=subprocess.PIPE, **env):
+    """Starts a script as a user does, in a process of its own.
+
+    It is alone with sequence.py in the folder, on a machine without a display, and its
+    output takes ASCII alone.
     """
-    folder = tmp_path / "a copy für dich"
-    folder.mkdir()
+    for file in ("sequence.py", f"{name}.py"):
+        shutil.copy(ROOT / file, folder)
     hidden = {"DISPLAY", "WAYLAND_DISPLAY", "MPLBACKEND", "PYTHONPATH"}
     inherited = {k: v for k, v in os.environ.items() if k not in hidden}
     inherited |= {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "ascii"}
-    processes = []
+    command = [sys.executable, f"{name}.py", *map(str, args)]
+    streams = {"stdout": stdout, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=folder, env=inherited | env, **streams)
 
-    def start(name, *args, stdout=subprocess.PIPE, **env):
-        for file in ("sequence.py", f"{name}.py"):
-            shutil.copy(ROOT / file, folder)
-        # In the background of a shell, pytest ignores Ctrl-C; the script shall not.
-        before = signal.signal(signal.SIGINT, signal.default_int_handler)
-        command = [sys.executable, f"{name}.py", *map(str, args)]
-        streams = {"stdout": stdout, "stderr": subprocess.PIPE, "text": True}
-        options = {"cwd": folder, "env": inherited | env, **streams}
-        process = subprocess.Popen(command, **options)
-        signal.signal(signal.SIGINT, before)
-        processes.append(process)
-        process.folder = folder
-        return process
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts a script in a folder whose name has a space and a letter beyond ASCII. The
+    process ends with the test."""
+    folder, processes = tmp_path / "a copy für dich", []
+    folder.mkdir()
+
+    def start(*args, **options):
+        processes.append(start_script(folder, *args, **options))
+        return processes[-1], folder
 
     yield start
     for process in processes:
@@ -84,21 +95,35 @@ def start(tmp_path):
         process.communicate()
 
 
-@pytest.fixture(scope="session")
-def default_run(tmp_path_factory):
-    """Runs a comparison at its defaults, once for all tests, and gives the losses that
-    it wrote and the lines that it printed."""
+@pytest.fixture(scope="session", autouse=True)
+def default_runs(request, tmp_path_factory):
+    """Runs the scripts at their defaults, one after the other, beside the tests, if one
+    of these needs them."""
+    items = request.session.items
+    needed = any("default_run" in item.fixturenames for item in items)
+    names = CLASSIFIERS + COMPARISONS if needed else []
+    folders, processes = {name: tmp_path_factory.mktemp(name) for name in names}, []
 
-    @functools.cache
     def run(name):
-        folder = tmp_path_factory.mktemp(name)
-        files = ["--csv", str(folder / "a.csv"), "--plot", str(folder / "a.png")]
-        with contextlib.redirect_stdout(io.StringIO()) as printed:
-            assert importlib.import_module(name).main(files) == 0
-        losses = pd.read_csv(folder / "a.csv", index_col=["seed", "epoch"])
-        return losses, printed.getvalue().splitlines()
+        csv = ["--csv", f"{name}.csv"] if name in COMPARISONS else []
+        processes.append(start_script(folders[name], name, *csv))
+        stdout, stderr = processes[-1].communicate()
+        assert processes[-1].returncode == 0, stderr
+        losses = read_losses(folders[name], name) if csv else None
+        run = {"folder": folders[name], "stdout": stdout, "stderr": stderr}
+        return SimpleNamespace(**run, losses=losses)
 
-    return run
+    with ThreadPoolExecutor(1) as pool:
+        yield {name: pool.submit(run, name) for name in names}
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
+            process.kill()
+
+
+@pytest.fixture
+def default_run(default_runs):
+    """Waits for a script's run at its defaults, and gives what it left."""
+    return lambda name: default_runs[name].result(timeout=600)
 
 
 def train_nothing(monkeypatch, press_in=None):

@@ -12,13 +12,13 @@ import sys
 
 import keras
 import matplotlib.pyplot as plt
-import pandas as pd
 import pytest
 from conftest import (
     CLASSIFIERS,
     COMPARISONS,
     assert_is_picture,
     random_losses,
+    read_losses,
     train_nothing,
 )
 
@@ -100,7 +100,10 @@ def press_on_terminal(pattern, start, *args):
     """Starts a script on a terminal, presses Ctrl-C once it has printed a pattern, and
     gives what it printed to its end, and its folder."""
     terminal, end = os.openpty()
-    process = start(*args, stdout=end)
+    # In the background of a shell, pytest ignores Ctrl-C; the script shall not.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    process, folder = start(*args, stdout=end)
+    signal.signal(signal.SIGINT, before)
     os.close(end)
     printed, pressed = "", False
     with contextlib.suppress(OSError):  # what Linux says when the other side closes
@@ -112,7 +115,7 @@ def press_on_terminal(pattern, start, *args):
     os.close(terminal)
     stderr = process.communicate(timeout=180)[1]
     assert process.returncode == 130 and "Traceback" not in stderr
-    return printed.replace("\r\n", "\n"), process.folder
+    return printed.replace("\r\n", "\n"), folder
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
@@ -134,7 +137,7 @@ def test_ctrl_c_on_a_terminal_ends_a_comparison_with_its_report(start):
     args = ["--epochs", 20, "--repeats", 500, "--csv", "losses.csv", "--no-jit"]
     pattern = r" [3-9]/500"  # of the bar
     printed, folder = press_on_terminal(pattern, start, "compare_directions", *args)
-    losses = pd.read_csv(folder / "losses.csv", index_col=["seed", "epoch"])
+    losses = read_losses(folder, "losses")
     n = len(losses) // 20
     rows = [(seed, epoch) for seed in range(1, n + 1) for epoch in range(1, 21)]
     assert losses.index.tolist() == rows and 3 <= n < 400
@@ -183,18 +186,21 @@ def test_an_error_in_the_training_leaves_ctrl_c_as_it_was(script, in_tmp, monkey
     assert list(in_tmp.iterdir()) == []
 
 
-def test_classifier_alone_without_a_display_beats_the_position_baseline(start):
-    process = start("lstm_classify")
-    stdout, stderr = process.communicate(timeout=180)
-    assert process.returncode == 0 and stdout.isascii(), stderr
-    assert "non-interactive" not in stderr
-    [scores] = re.findall(r"\nLSTM +(\S+) +(\S+)\n", stdout)
+@pytest.mark.parametrize(
+    ("name", "row"), [("lstm_classify", "LSTM"), ("bilstm_classify", "BiLSTM")]
+)
+def test_classifier_alone_without_a_display_beats_the_position_baseline(
+    name, row, default_run
+):
+    run = default_run(name)
+    assert "non-interactive" not in run.stderr
+    [scores] = re.findall(rf"\n{row} +(\S+) +(\S+)\n", run.stdout)
     assert position_baseline(10)[0] < 0.9 < float(scores[0]) < 1
     assert float(scores[1]) < position_baseline(10)[1]
-    assert len(re.findall(r"\nepoch [\d,]+: loss", "\n" + stdout)) == 10
-    assert_is_picture(process.folder / "lstm_classify.png")
-    made = {path.name for path in process.folder.iterdir()} - {"__pycache__"}
-    assert made == {"sequence.py", "lstm_classify.py", "lstm_classify.png"}
+    assert len(re.findall(r"\nepoch [\d,]+: loss", "\n" + run.stdout)) == 10
+    assert_is_picture(run.folder / f"{name}.png")
+    made = {path.name for path in run.folder.iterdir()} - {"__pycache__"}
+    assert made == {"sequence.py", f"{name}.py", f"{name}.png"}
 
 
 def test_comparison_alone_where_keras_has_other_settings(start, tmp_path):
@@ -202,10 +208,10 @@ def test_comparison_alone_where_keras_has_other_settings(start, tmp_path):
     (tmp_path / "keras.json").write_text('{"floatx": "float64", "backend": "jax"}')
     env = {"KERAS_BACKEND": "jax", "KERAS_HOME": str(tmp_path), "MPLBACKEND": "svg"}
     args = ["--epochs", 5, "--repeats", 2, "--csv", "losses.csv", "--no-jit"]
-    process = start("compare_merge_modes", *args, **env)
+    process, folder = start("compare_merge_modes", *args, **env)
     stdout, stderr = process.communicate(timeout=180)
     assert process.returncode == 0 and stdout.isascii(), stderr
     assert "repeats: 2\n" in stdout and "bilstm_mul " in stdout
-    assert_is_picture(process.folder / "compare_merge_modes.png")
-    losses = pd.read_csv(process.folder / "losses.csv", index_col=["seed", "epoch"])
+    assert_is_picture(folder / "compare_merge_modes.png")
+    losses = read_losses(folder, "losses")
     assert losses.shape == (10, 4) and losses.stack().between(0.3, 1.5).all()

@@ -196,14 +196,14 @@ def test_a_model_looks_the_same_in_both_comparisons_and_like_no_other(run_of):
 
 @BOTH
 def test_docstring_tells_the_losses_of_a_run_at_the_defaults(name, default_run):
-    losses, lines = default_run(name)
+    run = default_run(name)
     rows = [(seed, epoch) for seed in range(1, 31) for epoch in range(1, 251)]
-    assert losses.index.tolist() == rows
+    assert run.losses.index.tolist() == rows
     doc = importlib.import_module(name).__doc__
     told = {model: loss for loss, model in re.findall(r"(\d\.\d+)\s\((\w+)", doc)}
     [told["baseline"]] = re.findall(r"position\salone\shas\s(\d\.\d+)", doc)
     row = re.compile(r"^(?:position )?(\w+) +(\d\.\d+)", re.MULTILINE)
-    printed = dict(row.findall("\n".join(lines)))
+    printed = dict(row.findall(run.stdout))
     assert told.keys() == printed.keys() == {*MODELS[name], "baseline"}
     for model, loss in printed.items():
         assert float(told[model]) == pytest.approx(float(loss), abs=0.002)
@@ -221,12 +221,12 @@ def test_losses_are_those_of_fit(name, model, default_run):
     fitted.run_eagerly = True  # so few updates are done sooner than compiled
     fits = [fitted.fit(X[[i]], y[[i]], batch_size=1, verbose=0) for i in range(5)]
     expected = [fit.history["loss"][0] for fit in fits]
-    losses = default_run(name)[0].loc[2, model].loc[1:5]
+    losses = default_run(name).losses.loc[2, model].loc[1:5]
     np.testing.assert_allclose(losses, expected, atol=1e-4)
 
 
 def test_claims_of_the_directions_hold_over_thirty_seeds(default_run):
-    losses, _ = default_run("compare_directions")
+    losses = default_run("compare_directions").losses
     last = losses.query("epoch > 200").groupby("seed").mean()
     assert_below(last["bilstm_con"], last["lstm_forw"])
     assert_below(last["lstm_forw"], last["lstm_back"])
@@ -237,7 +237,7 @@ def test_claims_of_the_directions_hold_over_thirty_seeds(default_run):
 
 
 def test_claims_of_the_merge_modes_hold_over_thirty_seeds(default_run):
-    losses, _ = default_run("compare_merge_modes")
+    losses = default_run("compare_merge_modes").losses
     last = losses.query("epoch > 200").groupby("seed").mean()
     assert_below(last["bilstm_sum"], last["bilstm_ave"])
     assert_below(last["bilstm_con"], last["bilstm_ave"])

@@ -4,16 +4,13 @@ Code is taken from the page by its fences and by the rows of its table, never by
 words around it.
 """
 
-import contextlib
 import importlib
 import inspect
-import io
 import itertools
 import re
 import shlex
 import sys
 import textwrap
-from functools import partial
 
 import keras
 import numpy as np
@@ -109,7 +106,7 @@ NAMES |= {mode: f"bilstm_{mode}" for mode in ("sum", "ave", "mul")}
 
 @pytest.mark.parametrize("script", COMPARISONS)
 def test_losses_of_a_comparison_are_those_of_a_default_run(script, default_run):
-    losses = default_run(script)[0].query("epoch > 200").mean()
+    losses = default_run(script).losses.query("epoch > 200").mean()
     page = losses_of_page(script)
     assert len(page) == losses.size
     for name, loss in page.items():
@@ -117,10 +114,8 @@ def test_losses_of_a_comparison_are_those_of_a_default_run(script, default_run):
 
 
 @pytest.mark.parametrize("script", CLASSIFIERS)
-def test_scores_of_a_classifier_are_those_of_a_default_run(script, in_tmp):
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-        assert importlib.import_module(script).main([]) == 0
-    lines = printed.getvalue().splitlines()
+def test_scores_of_a_classifier_are_those_of_a_default_run(script, default_run):
+    lines = default_run(script).stdout.splitlines()
     [scores] = [line.split() for line in lines if re.match(r"(Bi)?LSTM +\d", line)]
     loss, accuracy = re.findall(r"\d+\.\d+", losses_of_page(script))
     assert float(loss) == pytest.approx(float(scores[2]), abs=1e-3)
@@ -319,13 +314,11 @@ def test_outputs_of_go_backwards_are_put_in_order():
     assert np.asarray(in_order(X)) == pytest.approx(expected, abs=1e-6)
 
 
-def test_study_of_ones_own_arrays_runs(in_tmp, monkeypatch, capsys):
+def test_study_of_ones_own_arrays_runs(eagerly, in_tmp, monkeypatch, capsys):
     [study] = [block for block in blocks("python") if "compare_models" in block]
     rng = np.random.default_rng(0)
     np.save("X.npy", rng.random((40, 5, 2), dtype="float32"))
     np.save("y.npy", rng.integers(2, size=(40, 5, 1)))
-    without_xla = partial(compare_models.train_repeats, jit=False)
-    monkeypatch.setattr(compare_models, "train_repeats", without_xla)
     args = ["study.py", "--repeats", "1", "--updates", "1", "--csv", "mine.csv"]
     monkeypatch.setattr(sys, "argv", args)
     exec(study, {})  # noqa: S102

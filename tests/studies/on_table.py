@@ -598,7 +598,7 @@ def describe_scores(model, new, yhat, columns, rarer):
 
 def save_model(path, model, space, columns):
     """Saves what predictions need: PATH.keras, PATH.columns.keras and PATH.json."""
-    model = keras.Model(model.inputs, model.outputs)  # needs no metric of this file
+    model = keras.Model(model.input, model.output)  # needs no metric of this file
     model.save(path.with_name(f"{path.name}.keras"))
     space.save(path.with_name(f"{path.name}.columns.keras"))
     text = json.dumps(dataclasses.asdict(columns), indent=1)

@@ -5,14 +5,12 @@ import re
 import signal
 import sys
 import threading
-from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT, assert_is_picture
 
-from compare_directions import train_repeats
 from sequence import get_sequences, position_baseline
 
 sys.path.insert(0, str(ROOT / "tests/studies"))
@@ -139,15 +137,13 @@ def test_a_training_that_diverged_is_kept(drawn, in_tmp, monkeypatch, capsys):
     assert "|the past|4|60|nan*|nan*|nan*|" in capsys.readouterr().out
 
 
-def test_losses_are_those_of_fit(in_tmp, monkeypatch):
+def test_losses_are_those_of_fit(eagerly, in_tmp, monkeypatch):
     study = claims.Study("one label", 4, 12, [0.01], ["BiLSTM"], 4)
     monkeypatch.setattr(claims, "STUDIES", {"one-label": study})
-    monkeypatch.setattr(claims, "train_repeats", partial(train_repeats, jit=False))
     claims.run_study(in_tmp, "one-label", 2, threading.Event())
     X, y = get_sequences(12, 4, 2)
     keras.utils.set_random_seed(2)
     model = claims.ONE_LABEL_MODELS["BiLSTM"](4, learning_rate=0.01)
-    model.run_eagerly = True  # faster than to compile for so few updates
     options = {"batch_size": 1, "steps_per_epoch": 1, "shuffle": False, "verbose": 0}
     loss = model.fit(X, y[:, 1], epochs=12, **options).history["loss"]
     last_fifth = pytest.approx(np.mean(loss[10:]), abs=1e-5)
