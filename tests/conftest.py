@@ -57,37 +57,29 @@ def eagerly():
     tf.config.run_functions_eagerly(False)
 
 
-def read_losses(folder, name):
-    """The losses that a comparison wrote into its CSV."""
-    return pd.read_csv(folder / f"{name}.csv", index_col=["seed", "epoch"])
+@pytest.fixture(scope="session")
+def start():
+    """Starts a script as a user does, in a process that ends with the tests at last.
 
-
-def start_script(folder, name, *args, stdout=subprocess.PIPE, **env):
-    """Starts a script as a user does, in a process of its own.
-
-    It is alone with sequence.py in the folder, on a machine without a display, and its
-    output takes ASCII alone.
+    It is alone with sequence.py in a folder, whose name has a space and a letter beyond
+    ASCII, on a machine without a display, and its output takes ASCII alone.
     """
-    for file in ("sequence.py", f"{name}.py"):
-        shutil.copy(ROOT / file, folder)
-    hidden = {"DISPLAY", "WAYLAND_DISPLAY", "MPLBACKEND", "PYTHONPATH"}
-    inherited = {k: v for k, v in os.environ.items() if k not in hidden}
-    inherited |= {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "ascii"}
-    command = [sys.executable, f"{name}.py", *map(str, args)]
-    streams = {"stdout": stdout, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=folder, env=inherited | env, **streams)
+    processes = []
 
-
-@pytest.fixture
-def start(tmp_path):
-    """Starts a script in a folder whose name has a space and a letter beyond ASCII. The
-    process ends with the test."""
-    folder, processes = tmp_path / "a copy für dich", []
-    folder.mkdir()
-
-    def start(*args, **options):
-        processes.append(start_script(folder, *args, **options))
-        return processes[-1], folder
+    def start(folder, name, *args, stdout=subprocess.PIPE, **env):
+        folder = folder / "a copy für dich"
+        folder.mkdir()
+        for file in ("sequence.py", f"{name}.py"):
+            shutil.copy(ROOT / file, folder)
+        hidden = {"DISPLAY", "WAYLAND_DISPLAY", "MPLBACKEND", "PYTHONPATH"}
+        inherited = {k: v for k, v in os.environ.items() if k not in hidden}
+        inherited |= {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "ascii"}
+        command = [sys.executable, f"{name}.py", *map(str, args)]
+        streams = {"stdout": stdout, "stderr": subprocess.PIPE, "text": True}
+        process = subprocess.Popen(command, cwd=folder, env=inherited | env, **streams)
+        processes.append(process)
+        process.folder = folder
+        return process
 
     yield start
     for process in processes:
@@ -95,29 +87,32 @@ def start(tmp_path):
         process.communicate()
 
 
+def read_losses(folder):
+    """The losses that a comparison wrote into losses.csv."""
+    return pd.read_csv(folder / "losses.csv", index_col=["seed", "epoch"])
+
+
 @pytest.fixture(scope="session", autouse=True)
-def default_runs(request, tmp_path_factory):
-    """Runs the scripts at their defaults, one after the other, beside the tests, if one
-    of these needs them."""
+def default_runs(start, request, tmp_path_factory):
+    """Runs the scripts at their defaults, one after the other, beside the other tests
+    (if any needs them), so that these and the scripts use a core each."""
     items = request.session.items
     needed = any("default_run" in item.fixturenames for item in items)
     names = CLASSIFIERS + COMPARISONS if needed else []
-    folders, processes = {name: tmp_path_factory.mktemp(name) for name in names}, []
+    folders = {name: tmp_path_factory.mktemp(name) for name in names}
 
     def run(name):
-        csv = ["--csv", f"{name}.csv"] if name in COMPARISONS else []
-        processes.append(start_script(folders[name], name, *csv))
-        stdout, stderr = processes[-1].communicate()
-        assert processes[-1].returncode == 0, stderr
-        losses = read_losses(folders[name], name) if csv else None
-        run = {"folder": folders[name], "stdout": stdout, "stderr": stderr}
-        return SimpleNamespace(**run, losses=losses)
+        csv = ["--csv", "losses.csv"] if name in COMPARISONS else []
+        process = start(folders[name], name, *csv)
+        stdout, stderr = process.communicate()
+        assert process.returncode == 0, stderr
+        run = SimpleNamespace(folder=process.folder, stdout=stdout, stderr=stderr)
+        run.losses = read_losses(process.folder) if csv else None
+        return run
 
-    with ThreadPoolExecutor(1) as pool:
-        yield {name: pool.submit(run, name) for name in names}
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in processes:
-            process.kill()
+    pool = ThreadPoolExecutor(1)
+    yield {name: pool.submit(run, name) for name in names}
+    pool.shutdown(wait=False, cancel_futures=True)
 
 
 @pytest.fixture

@@ -102,7 +102,7 @@ def press_on_terminal(pattern, start, *args):
     terminal, end = os.openpty()
     # In the background of a shell, pytest ignores Ctrl-C; the script shall not.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    process, folder = start(*args, stdout=end)
+    process = start(*args, stdout=end)
     signal.signal(signal.SIGINT, before)
     os.close(end)
     printed, pressed = "", False
@@ -115,12 +115,12 @@ def press_on_terminal(pattern, start, *args):
     os.close(terminal)
     stderr = process.communicate(timeout=180)[1]
     assert process.returncode == 130 and "Traceback" not in stderr
-    return printed.replace("\r\n", "\n"), folder
+    return printed.replace("\r\n", "\n"), process.folder
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
-def test_ctrl_c_on_a_terminal_ends_a_classifier_with_its_report(start):
-    args = ["bilstm_classify", "--epochs", 3000, "--save", "model.keras"]
+def test_ctrl_c_on_a_terminal_ends_a_classifier_with_its_report(start, tmp_path):
+    args = [tmp_path, "bilstm_classify", "--epochs", 3000, "--save", "model.keras"]
     printed, folder = press_on_terminal(r"epoch 300: loss 0\.\d{3}", start, *args)
     lines, report = printed.replace(",", "").split("\nOf 1000 new sequences")
     [n] = map(int, re.findall(r"rate 0.001 (\d+) epochs\n", report))
@@ -133,11 +133,11 @@ def test_ctrl_c_on_a_terminal_ends_a_classifier_with_its_report(start):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
-def test_ctrl_c_on_a_terminal_ends_a_comparison_with_its_report(start):
-    args = ["--epochs", 20, "--repeats", 500, "--csv", "losses.csv", "--no-jit"]
-    pattern = r" [3-9]/500"  # of the bar
-    printed, folder = press_on_terminal(pattern, start, "compare_directions", *args)
-    losses = read_losses(folder, "losses")
+def test_ctrl_c_on_a_terminal_ends_a_comparison_with_its_report(start, tmp_path):
+    args = [tmp_path, "compare_directions", "--csv", "losses.csv", "--no-jit"]
+    args += ["--epochs", 20, "--repeats", 500]
+    printed, folder = press_on_terminal(r" [3-9]/500", start, *args)  # of the bar
+    losses = read_losses(folder)
     n = len(losses) // 20
     rows = [(seed, epoch) for seed in range(1, n + 1) for epoch in range(1, 21)]
     assert losses.index.tolist() == rows and 3 <= n < 400
@@ -208,10 +208,10 @@ def test_comparison_alone_where_keras_has_other_settings(start, tmp_path):
     (tmp_path / "keras.json").write_text('{"floatx": "float64", "backend": "jax"}')
     env = {"KERAS_BACKEND": "jax", "KERAS_HOME": str(tmp_path), "MPLBACKEND": "svg"}
     args = ["--epochs", 5, "--repeats", 2, "--csv", "losses.csv", "--no-jit"]
-    process, folder = start("compare_merge_modes", *args, **env)
+    process = start(tmp_path, "compare_merge_modes", *args, **env)
     stdout, stderr = process.communicate(timeout=180)
     assert process.returncode == 0 and stdout.isascii(), stderr
     assert "repeats: 2\n" in stdout and "bilstm_mul " in stdout
-    assert_is_picture(folder / "compare_merge_modes.png")
-    losses = read_losses(folder, "losses")
+    assert_is_picture(process.folder / "compare_merge_modes.png")
+    losses = read_losses(process.folder)
     assert losses.shape == (10, 4) and losses.stack().between(0.3, 1.5).all()

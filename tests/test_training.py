@@ -189,15 +189,6 @@ def test_seeds_join_to_the_last_bit(jit, builds):
         pd.testing.assert_frame_equal(losses, again, check_exact=True)
 
 
-def test_repeats_are_trained_one_at_a_time():
-    asked = []
-    ask = lambda seed: asked.append(seed) or get_data(seed)
-    repeats = train_repeats({"a": conv}, ask, range(9), jit=False)
-    assert asked == []
-    assert next(repeats) and asked == [0]
-    assert next(repeats) and asked == [0, 1]
-
-
 def around(layer):
     """A builder that puts a new model around somebody's layer."""
     return lambda: compiled(layer, DENSE())
