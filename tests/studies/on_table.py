@@ -8,10 +8,13 @@ numbers or texts.
 
 You will see what was understood, then the scores of LSTMs and a BiLSTM on
 sequences that they were not trained on, and a verdict. "no input" always
-predicts how frequent each label is. The model that the verdict recommends is
-trained once more. --save READINGS keeps it, and --predict adds its predictions
-to a copy of another CSV, now or in a later call. Ctrl-C ends the training, and
-reports the repeats that are done.
+predicts the shares of the labels. A missing number is taken as the mean. If
+whole machines, persons or days will be new, --id must name these: what shares
+an id is never both trained on and scored.
+
+The recommended model is trained once more, on 60% of the ids. --save READINGS
+keeps it, and --predict adds its predictions to a copy of another CSV, now or in
+a later call. Ctrl-C finishes the current repeat, then reports.
 
 Without a CSV, a table is made up.
 
@@ -23,6 +26,7 @@ Examples:
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -46,7 +50,7 @@ Y = "number of the class"  # a column that is added to the rows
 
 
 def make_table():
-    """Returns a table: a machine fails while its load is above the mean of its day."""
+    """Returns a table: a machine fails while its load is above its own mean."""
     rng = np.random.default_rng(1)
     machine = np.repeat(np.arange(300), rng.integers(5, 25, 300))
     table = pd.DataFrame({"machine": machine})
@@ -79,8 +83,10 @@ def read_csv(path, **options):
 
 
 def read_table(path):
-    """Returns a CSV, with the numbers of its lines as index."""
-    table = read_csv(path, low_memory=False)
+    """Returns a CSV, with the numbers of its lines as index. "None" is a text."""
+    missing = ["", "NA", "N/A", "n/a", "#N/A", "<NA>", "nan", "NaN", "null", "NULL"]
+    options = {"keep_default_na": False, "na_values": missing, "low_memory": False}
+    table = read_csv(path, **options)
     table.index += 2  # The names of the columns are in the first line.
     return table
 
@@ -95,7 +101,7 @@ def as_number(column):
 
     Raises ValueError for a text, with its line.
     """
-    texts = as_text(column)
+    texts = as_text(column).replace("None", "")
     numbers = pd.to_numeric(texts, errors="coerce").astype("float64")
     for line, text in texts[numbers.isna() & (texts != "")].items():
         hint = "; write decimal points" if "," in text else ""
@@ -106,23 +112,30 @@ def as_number(column):
 def as_time(column):
     """Returns a column that can be sorted: numbers, or else dates.
 
-    Dates that do not begin with the year must all fit one order of day and month.
+    Raises ValueError for what is neither, and if the order of the rows depends on
+    whether day or month comes first.
     """
     if pd.api.types.is_numeric_dtype(column):
         return column
     text = column.astype("string").str.strip()
+    if pd.to_numeric(text, errors="coerce").notna().mean() > 0.5:
+        return as_number(column)
     year_first = text.dropna().str.match(r"\d{4}\D").all()
+    dates = []
     for options in [{"format": "mixed"}] if year_first else [{}, {"dayfirst": True}]:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of formats that pandas cannot guess
-                return pd.to_datetime(text, utc=True, **options)
-        except ValueError:
-            pass
-    parsed = pd.to_datetime(text, utc=True, format="mixed", errors="coerce")
-    for line, bad in text[parsed.isna() & text.notna()].items():
+        with warnings.catch_warnings(), contextlib.suppress(ValueError):
+            warnings.simplefilter("ignore")  # of formats that pandas cannot guess
+            dates.append(pd.to_datetime(text, utc=True, **options))
+    if not dates:
+        parse = partial(pd.to_datetime, text, utc=True, format="mixed", errors="coerce")
+        dates = [parse(), parse(dayfirst=True)]
+    for line, bad in text[dates[0].isna() & text.notna()].items():
         raise ValueError(f"{column.name}: {bad!r} in line {line} is no number or date")
-    raise ValueError(f"{column.name} has dates of several formats")
+    if not dates[0].rank().equals(dates[-1].rank()):
+        bad = text[(dates[0] != dates[-1]) & text.notna()]
+        where = f"{column.name}: {bad.iloc[0]!r} in line {bad.index[0]}"
+        raise ValueError(f"{where} can mean two dates: write them like 2026-01-31")
+    return dates[0]
 
 
 # Understand
@@ -282,7 +295,7 @@ def describe(table, rows, columns):
         "Rows": f"{len(rows):,}",
         "Sequences": f"{len(lengths):,} of {lengths.min()} to {lengths.max()} rows",
         "Order": order,
-        "Label": describe_label(rows[Y], columns),
+        "Label": describe_label(rows, columns),
         "Numbers": describe_missing(rows[columns.numbers].apply(as_number).isna()),
         "Texts": describe_missing(rows[columns.texts].apply(as_text) == ""),
         "Infinite, taken as missing": infinite,
@@ -296,13 +309,24 @@ def describe(table, rows, columns):
     return [f"{what}: {text}" for what, text in lines.items() if text]
 
 
-def describe_label(y, columns):
+def get_shares(rows, columns):
+    """Returns the share of each class, by its number: of the timesteps that have a
+    label, or of the sequences."""
+    y = rows.groupby(columns.id)[Y].first() if columns.per_sequence else rows[Y]
+    return y.value_counts(normalize=True)
+
+
+def describe_label(rows, columns):
     """Returns the shares of the classes, and how many rows have no label, as text."""
-    shares = y.value_counts(normalize=True)
+    shares = get_shares(rows, columns)
     classes = [f"{name} {shares[i]:.1%}" for i, name in enumerate(columns.classes)]
-    per = "sequence" if columns.per_sequence else "timestep"
-    without = f"; rows without a label: {y.isna().sum():,}" if y.isna().any() else ""
-    return f"{columns.label}, one per {per}: {', '.join(classes)}{without}"
+    text = f"{columns.label}, one per timestep: {', '.join(classes)}"
+    without = (as_text(rows[columns.label]) == "").sum()
+    text += f"; rows without a label: {without:,}" if without else ""
+    if columns.per_sequence:
+        text = text.replace("per timestep", "per sequence", 1)
+        text += ", which get that of their sequence" if without else ""
+    return text
 
 
 def describe_missing(missing):
@@ -373,13 +397,15 @@ def get_X(rows, columns, space):
 def get_part(rows, columns, space):
     """Returns X, y and weight of the rows; the weight of unknown labels is 0.
 
-    y is `[n_pieces, n_timesteps, 1]`, for a label per sequence `[n_pieces, 1]`.
+    y is `[n_pieces, n_timesteps, 1]`. For a label per sequence it is `[n_pieces, 1]`,
+    and a sequence's pieces have a weight of 1 together.
     """
     pieces, n_timesteps = get_pieces(rows, columns), columns.n_timesteps
     y = pad(rows[Y].fillna(0).to_numpy(), pieces, n_timesteps)[..., None]
     weight = pad(rows[Y].notna().to_numpy(), pieces, n_timesteps)
     if columns.per_sequence:
-        y, weight = y[:, 0], weight[:, 0]
+        n_rows = rows.groupby(columns.id)[Y].transform("size").to_numpy()
+        y, weight = y[:, 0], pad(1 / n_rows, pieces, n_timesteps).sum(axis=1)
     return get_X(rows, columns, space), y, weight
 
 
@@ -411,13 +437,23 @@ class PRArea(keras.metrics.AUC):
         y = keras.ops.equal(y[..., 0], self.code)
         return super().update_state(y, yhat[..., self.code], sample_weight)
 
+    def result(self):
+        there = self.true_positives[0] + self.false_negatives[0] > 0
+        return keras.ops.where(there, super().result(), float("nan"))
+
 
 # The models by whether there is one label per sequence, and the pair to compare.
 MODELS = {
     False: ["LSTM", "two LSTMs", "BiLSTM"],
-    True: ["LSTM, last", "LSTM, mean", "BiLSTM, last", "BiLSTM, mean"],
+    True: [
+        "LSTM, last",
+        "LSTM, mean",
+        "two LSTMs, mean",
+        "BiLSTM, last",
+        "BiLSTM, mean",
+    ],
 }
-PAIR = {False: ["BiLSTM", "two LSTMs"], True: ["BiLSTM, mean", "LSTM, mean"]}
+PAIR = {False: ["BiLSTM", "two LSTMs"], True: ["BiLSTM, mean", "two LSTMs, mean"]}
 
 
 def get_model(columns, rarer, name, learning_rate):
@@ -429,7 +465,7 @@ def get_model(columns, rarer, name, learning_rate):
     # The padding's mask is passed by hand, as not all layers pass it on.
     mask = keras.ops.any(inputs != PADDING, axis=-1)
     sequences = not name.endswith("last")
-    n_lstms = 2 if name == "two LSTMs" else 1
+    n_lstms = 2 if name.startswith("two LSTMs") else 1
     lstms = [keras.layers.LSTM(20, return_sequences=sequences) for _ in range(n_lstms)]
     if name.startswith("BiLSTM"):
         lstms = [keras.layers.Bidirectional(lstms[0])]
@@ -471,7 +507,10 @@ def rank_models(losses):
 
 
 def choose_model(losses, share):
-    """Returns the best model, or the first one if no other is ahead of it."""
+    """Returns the best model if it is a BiLSTM that is ahead of all LSTMs.
+
+    Else it is the first model, or the best LSTM if the first one is behind any other.
+    """
     best, lstm, bilstm = rank_models(losses)
     if len(losses) < 5 or compare_two(losses, share, bilstm, lstm)[1] < 0:
         return best
@@ -498,13 +537,11 @@ def get_verdict(losses, share, updates):
     text, side = compare_two(losses, share, bilstm, lstm)
     if side < 0:
         return (
-            f"{text}. If whole sequences are there when you predict, use it. A BiLSTM "
-            f"may only learn sooner: see with --updates {5 * updates} whether the lead "
-            "stays."
+            f"{text}. Use it if whole sequences are there when you predict. Its lead "
+            f"may be a head start: check with --updates {5 * updates}."
         )
     why = text if side > 0 else "No difference that this table can show"
-    chosen = choose_model(losses, share)
-    return f"{why}: use {chosen}, which can also answer before a sequence ends."
+    return f"{why}: use {choose_model(losses, share)}, which only looks back."
 
 
 # Figure
@@ -566,17 +603,19 @@ def plot_sequence(ax, new, yhat, columns):
 # Keep
 
 
-def train_best(model, training, validation):
-    """Trains a model until its validation loss has not fallen for five epochs."""
-    stop = keras.callbacks.EarlyStopping(patience=5, restore_best_weights=True)
+def train_best(model, training, validation, n_updates):
+    """Trains a model until its validation loss has not fallen for n_updates updates,
+    or for five epochs if these have more."""
     X, y, weight = training
+    patience = max(5, -(-n_updates // -(-len(X) // 16)))  # in epochs
+    stop = keras.callbacks.EarlyStopping(patience=patience, restore_best_weights=True)
     with compare_models.noted_ctrl_c() as pressed:
 
         def end_batch(batch, logs):
             model.stop_training = model.stop_training or pressed.is_set()
 
         ctrl_c = keras.callbacks.LambdaCallback(on_train_batch_end=end_batch)
-        options = {"batch_size": 16, "epochs": 100, "verbose": 0}
+        options = {"batch_size": 16, "epochs": 20 * patience, "verbose": 0}
         options |= {"validation_data": validation, "callbacks": [stop, ctrl_c]}
         model.fit(X, y, sample_weight=weight, **options)
 
@@ -590,7 +629,8 @@ def describe_scores(model, new, yhat, columns, rarer):
         is_rarer = (new[1][..., 0] == rarer) * weight
         found = (yhat.argmax(axis=-1) == rarer) * weight
         hits = (is_rarer * found).sum()
-        precision, recall = hits / max(1, found.sum()), hits / max(1, is_rarer.sum())
+        with np.errstate(invalid="ignore"):  # of 0 / 0, which is nan
+            precision, recall = hits / found.sum(), hits / is_rarer.sum()
         texts.append(f"precision of {columns.classes[rarer]} {precision:.3f}")
         texts.append(f"recall {recall:.3f}")
     return ", ".join(texts)
@@ -655,6 +695,9 @@ def add_predictions(path, model, space, columns):
     """
     table = read_table(path)
     yhat = predict_rows(model, space, columns, table)
+    n_cut = (as_text(table[columns.id]).value_counts() > columns.n_timesteps).sum()
+    if n_cut:
+        print(f"Cut into pieces of {columns.n_timesteps} rows, sequences: {n_cut}")
     for name in columns.texts:
         known = as_text(table[name]).isin(columns.levels[name])
         if not known.all():
@@ -712,6 +755,8 @@ def parse_args(argv):
     if args.predict and not args.table and not args.save:
         parser.error("--predict needs a table to learn from, or what --save kept")
     if not args.table:
+        if args.id or args.time or args.label or args.features or args.categories:
+            parser.error("--id, --time, --label and the like need a table")
         args.id, args.time, args.label = "machine", "time", "state"  # of make_table
     return parser, args
 
@@ -728,7 +773,7 @@ def keep_best(rows, columns, build, args):
     }
     training, validation, new = [get_part(part, columns, space) for part in parts]
     model = build()
-    train_best(model, training, validation)
+    train_best(model, training, validation, args.updates)
     return model, space, new, compare_models.predict(model, new[0])
 
 
@@ -745,9 +790,11 @@ def main(argv=None):
             sort_new_rows(read_table(args.predict), columns)
     except (OSError, ValueError) as error:
         parser.error(" ".join(str(error).split()))
+    if not args.table:
+        print("This table is made up, as no CSV is given.")
     print("\n".join(describe(table, rows, columns)))
 
-    names, rarer = MODELS[columns.per_sequence], int(rows[Y].value_counts().index[-1])
+    names, rarer = MODELS[columns.per_sequence], int(get_shares(rows, columns).idxmin())
     build, split = partial(get_model, columns, rarer), partial(get_parts, rows, columns)
     options = [args.updates, args.repeats, args.seed, args.csv]
     try:
@@ -763,7 +810,7 @@ def main(argv=None):
     best = choose_model(losses, share)
     again = partial(build, best, rates[best])
     model, space, new, yhat = keep_best(rows, columns, again, args)
-    print(f"{best} trained once more, until its validation loss rises, on new data:")
+    print(f"{best}, trained once more, gets on the new data of the first split:")
     print(describe_scores(model, new, yhat, columns, rarer), flush=True)
     if args.save:
         save_model(args.save, model, space, columns)

@@ -51,6 +51,7 @@ def zoned(table):
 
 FORMS = {
     "text labels": lambda t: t.assign(label=t["label"].map({0: "no", 1: "yes"})),
+    "None": lambda t: t.assign(label=t["label"].map({0: "None", 1: "yes"})),
     "fractions of a second": lambda t: shuffle(t, t["time"] * 0.02),
     "hours as text": lambda t: shuffle(t, "5/1/2026 " + t["time"].astype(str) + ":00"),
     "two zones": lambda t: shuffle(t, zoned(t)),
@@ -69,7 +70,8 @@ def test_faults_of_form_change_no_array(fault, in_tmp):
         for array, expected in zip(dirty, part):
             np.testing.assert_allclose(array, expected, atol=1e-3)
     share = make_table()["label"].mean()
-    no, yes = ["no", "yes"] if fault == "text labels" else "01"
+    names = {"text labels": ["no", "yes"], "None": ["None", "yes"]}
+    no, yes = names.get(fault, "01")
     assert f"label, one per timestep: {no} {1 - share:.1%}, {yes} {share:.1%}\n" in said
     constant = "Constant, left out: version, site, empty\n" in said
     repeated = f"Repeated rows, left out: {len(make_table()[::50])}\n" in said
@@ -83,7 +85,8 @@ def test_infinite_and_missing_values_are_counted_and_taken_as_the_mean(in_tmp):
     rows, columns, said = read(table)
     assert "Infinite, taken as missing: 2\n" in said
     infinite = on_table.get_parts(rows, columns, 0)
-    table.iloc[[7, 9], 2], table.iloc[3, 3] = np.nan, np.nan
+    table["a"] = table["a"].astype(object).replace({np.inf: "None", -np.inf: "NA"})
+    table.iloc[3, 3] = np.nan
     rows, columns, said = read(table)
     shares = f"a ({2 / len(table):.1%} missing)\nTexts: kind ({1 / len(table):.1%} miss"
     assert shares in said and columns.n_features == 1 + 4  # "", x, y, and new ones
@@ -110,10 +113,12 @@ def test_one_label_per_sequence_is_known_for_all_of_its_rows(in_tmp):
     table["label"] = table["id"].map(lambda i: [10, 9, 100][i % 3])
     table.loc[table["time"] > 0, "label"] = np.nan
     rows, columns, said = read(table, "--timesteps", "5")
-    assert "label, one per sequence: 9 " in said and columns.per_sequence
+    assert "per sequence: 9 33.3%, 10 33.3%, 100 33.3%; rows without a label: " in said
+    assert columns.per_sequence and f"{len(table) - 30}, which get that of" in said
     assert columns.classes == ["9", "10", "100"]  # sorted as numbers
     pieces = -(-table.groupby("id").size() // 5)
-    y = [part[1] for part in on_table.get_parts(rows, columns, 0)]
+    _, y, weight = zip(*on_table.get_parts(rows, columns, 0))
+    assert np.concatenate(weight).sum() == pytest.approx(30)  # 1 for each sequence
     assert sum(map(len, y)) == pieces.sum() and y[0].shape[1:] == (1,)
     assert (np.concatenate(y) == 2).sum() == pieces[pieces.index % 3 == 2].sum()
 
@@ -169,12 +174,18 @@ def blank(name):
     return lambda table: table.assign(**{name: table[name].where(table[name] > 0)})
 
 
+def two_digits(table):
+    return (table["time"] % 3 * 8 + 5).map("{:02}.01.26".format)  # "13" is no month
+
+
 REFUSED = [
     (commas, "", "a: '4,25' in line 7 is no number|points"),
     (lambda t: t, "--features b", "no column 'b'|id, time, a, kind, label"),
     (blank("id"), "", "id is empty|line 2"),
     (blank("time"), "", "time is empty in 30 rows"),
     (lambda t: t.assign(time="noon"), "", "time: 'noon' in line 2 is no"),
+    (lambda t: t.assign(time=[*t["time"][1:], "x"]), "", "time: 'x' in line|no number"),
+    (lambda t: t.assign(time=two_digits(t)), "", "'05.01.26' in line 2 can mean two"),
     (lambda t: t.assign(label=1), "", "label has 1 classes, not 2 to 20"),
     (lambda t: t.assign(label=np.arange(len(t)) % 21), "", "21 classes"),
     (lambda t: t.assign(b=[f"n{i}" for i in t.index]), "", "b has|--features"),
@@ -184,6 +195,7 @@ REFUSED = [
     (lambda t: t, "--timesteps 0", "--timesteps must be at least 1"),
     (lambda t: t, "--predict missing.csv", "missing.csv"),
     (lambda t: t, "--id=", "needs --id and --label"),
+    (None, "--label state", "need a table"),
     (None, "--predict t.csv", "--save"),
     (None, "--predict t.csv --save m", "m.keras"),
 ]
@@ -214,6 +226,13 @@ def test_help_explains_the_program_in_short_ascii_lines(capsys):
     assert all(f"\n  --{option} " in printed for option in options.split())
 
 
+def test_without_a_table_it_says_that_it_makes_one_up(capsys, monkeypatch):
+    monkeypatch.setattr(compare_models, "compare", None)
+    with pytest.raises(TypeError, match="not callable"):
+        on_table.main([])
+    assert capsys.readouterr().out.startswith("This table is made up")
+
+
 def get_columns(classes):
     _, args = on_table.parse_args(["t.csv", *OPTIONS, "--timesteps", "5"])
     _, columns = on_table.understand(make_table(), args)  # of 4 features
@@ -230,6 +249,8 @@ def test_padding_changes_no_prediction(name):
     columns.n_timesteps = 7
     padded = on_table.get_model(columns, 0, name, 0.02)
     padded.set_weights(model.get_weights())
+    lstms = [20 * 4 * (4 + 20 + 1) + 20 * 3] * (2 if name[:4] != "LSTM" else 1)
+    assert model.count_params() == sum(lstms) + 3
     yhat, again = np.asarray(model(X)), np.asarray(padded(longer))
     np.testing.assert_allclose(again[:, :5], yhat, atol=1e-6)
     np.testing.assert_allclose(yhat.sum(axis=-1), 1, atol=1e-6)
@@ -257,6 +278,10 @@ def test_scores_are_the_weighted_mean_and_the_area_of_the_rarer_class(rarer):
     said = on_table.describe_scores(model, (X, y, weight), yhat, columns, rarer)
     precision = f"precision of {['no', 'yes'][rarer]} {hits / found.sum():.3f}"
     assert said.endswith(f"{precision}, recall {hits / there.sum():.3f}")
+    absent = X, np.full_like(y, 1 - rarer), weight  # The class is in no label.
+    assert np.isnan(compare_models.score(model, absent, yhat)["PR area"])
+    said = on_table.describe_scores(model, absent, yhat, columns, rarer)
+    assert said.endswith("0.000, recall nan")
 
 
 def get_losses(means, names=("LSTM", "two LSTMs", "BiLSTM", "no input")):
@@ -321,14 +346,16 @@ def test_ctrl_c_ends_the_last_training_after_a_batch():
         stop_training, ended = False, []
 
         def fit(self, X, y, *, sample_weight, validation_data, callbacks, **options):
+            self.sizes = callbacks[0].patience, options["epochs"]
             for batch in range(3):
                 if batch == 1:
                     signal.raise_signal(signal.SIGINT)
                 callbacks[1].on_train_batch_end(batch, {})
                 self.ended.append(self.stop_training)
 
-    on_table.train_best(model := Model(), ("X", "y", "weight"), "validation")
+    on_table.train_best(model := Model(), (range(33), "y", "weight"), "validation", 40)
     assert model.ended == [False, True, True]
+    assert model.sizes == (14, 280)  # Three batches an epoch: 14 have 42 updates.
 
 
 @pytest.mark.filterwarnings("error:The structure of")  # of an input
@@ -365,6 +392,7 @@ def test_from_a_csv_to_a_verdict_a_model_and_predictions(
     said.append(f"precision of {classes[0]} ")  # the rarer one
     said += ["kind: 2 rows with a text that is new", "a: 1 rows without a number"]
     assert all(text in printed for text in said), printed
+    assert printed.count("Cut into pieces of 6 rows, sequences: ") == 2
     assert_is_picture(in_tmp / "a.png")
     # A column per class is added; the rest is text as it was.
     predicted = pd.read_csv("new.predicted.csv", sep=sep, dtype=str)
