@@ -11,10 +11,10 @@ Write a file of your own beside this one, with two functions and a call:
 
     main(get_parts, get_model, ["LSTM", "BiLSTM"], rates=[0.003, 0.01, 0.03])
 
-In each repeat the data are split anew. Every model is trained on the first part at
-each learning rate, the second part chooses the rate, and the third part is new to all
-and scored. Beside the models stands "no input": it always predicts how frequent each
-label is in the training part. on_text.py and on_table.py are two such studies.
+In each repeat the data are split anew, and every model is trained on the first part at
+each learning rate. The second parts choose each model's rate: that with the lowest mean
+loss. The third parts are scored. The row "no input" is for predictions that are always
+the shares of the labels in the training part. on_text.py and on_table.py are studies.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def noted_ctrl_c():
 
     def note(signum, frame):
         pressed.set()
-        print("\nCtrl-C: finishes what is being trained, then reports", file=sys.stderr)
+        print("\nCtrl-C: stops soon, and reports what is done", file=sys.stderr)
 
     old_handler = signal.signal(signal.SIGINT, note)
     try:
@@ -66,7 +66,7 @@ def noted_ctrl_c():
 
 
 def train(builders, get_parts, seeds, n_updates):
-    """Yields each seed and its models, trained with batches of 16 random rows."""
+    """Yields each seed and its models, trained with batches of 16 random samples."""
 
     def get_data(seed):
         training, _, _ = get_parts(seed)
@@ -326,8 +326,8 @@ def report(scores, names, pair=None):
     n_repeats = scores["seed"].nunique()
     print(f"\nNew data, each model at its best rate, repeats: {n_repeats}")
     print(get_table(scores, names).to_string(float_format="%.3f", na_rep=""))
-    print("2 SE: two standard errors for new data like these; paired: of the distance")
-    print("*: the lowest or highest rate tried, so that a further one may be better")
+    print("2 SE: two standard errors; paired: those of the distance from the best")
+    print("*: the lowest or highest rate tried; one beyond it may be better")
     if pair:
         losses, share = get_losses(scores, names)[0], scores["new / training"].mean()
         difference = losses[pair[0]] - losses[pair[1]]

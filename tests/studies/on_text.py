@@ -1,9 +1,9 @@
 """Compares LSTMs, a BiLSTM and a convolution on text: which letters begin a word?
 
-The text is the English of Python's own help, without its spaces. In each repeat,
-a model is trained on one part of the text at several learning rates, a second
-part chooses the best rate, and a third part is new to all and scored. You will
-see the scores, what an update of each model costs, and a line of new text,
+The text is the English of Python's own help, without its spaces. In each repeat
+it is split anew, and the models are trained on one part at several learning
+rates. Second parts choose each model's rate, and third parts are scored. You
+will see the scores, what an update of each model costs, and a line of new text,
 letter by letter. Ctrl-C finishes the current repeat, then reports.
 
 Example:
