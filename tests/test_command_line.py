@@ -186,13 +186,9 @@ def test_an_error_in_the_training_leaves_ctrl_c_as_it_was(script, in_tmp, monkey
     assert list(in_tmp.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("name", "row"), [("lstm_classify", "LSTM"), ("bilstm_classify", "BiLSTM")]
-)
-def test_classifier_alone_without_a_display_beats_the_position_baseline(
-    name, row, default_run
-):
-    run = default_run(name)
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_classifier_without_a_display_beats_the_position_baseline(name, default_run):
+    run, row = default_run(name), "BiLSTM" if name == "bilstm_classify" else "LSTM"
     assert "non-interactive" not in run.stderr
     [scores] = re.findall(rf"\n{row} +(\S+) +(\S+)\n", run.stdout)
     assert position_baseline(10)[0] < 0.9 < float(scores[0]) < 1

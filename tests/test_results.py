@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 
 from compare_directions import plot_results, summarize
 from lstm_classify import plot_sequence, plot_training
-from sequence import get_sequences
 
 
 @pytest.fixture
@@ -98,21 +97,6 @@ def test_training_is_drawn_with_its_running_mean_and_the_baseline(kind):
     assert ax.get_title() == "Training" and ax.get_ylim()[0] == 0
 
 
-@pytest.mark.parametrize("n_timesteps", [1, 10, 50])
-def test_both_panels_show_the_same_timesteps(n_timesteps):
-    panels = Figure().subplots(2)
-    X, y = (array[0, :, 0] for array in get_sequences(1, n_timesteps, rng=0))
-    plot_sequence(*panels, X, y, X, n_timesteps / 4)
-    for ax in panels:
-        assert ax.get_xlim() == (0.5, n_timesteps + 0.5)
-        centres = [bar.get_x() + bar.get_width() / 2 for bar in ax.patches]
-        assert centres == pytest.approx(range(1, n_timesteps + 1))
-        for line in ax.lines:
-            if len(line.get_xdata()) != 2 or n_timesteps == 2:
-                assert list(line.get_xdata()) == list(range(1, n_timesteps + 1))
-    assert panels[1].get_xlabel() == "timestep"
-
-
 def test_values_sums_and_threshold_stand_above_labels_and_probabilities():
     upper, lower = Figure().subplots(2)
     X, yhat = np.array([0.5, 0.25, 0.75]), np.array([0.1, 0.4, 0.7])
@@ -127,6 +111,12 @@ def test_values_sums_and_threshold_stand_above_labels_and_probabilities():
         "decision threshold": [0.5, 0.5],
     }
     assert [bar.get_height() for bar in upper.patches] == X.tolist()
+    for ax in (upper, lower):
+        assert ax.get_xlim() == (0.5, 3.5)
+        centres = [bar.get_x() + bar.get_width() / 2 for bar in ax.patches]
+        assert centres == pytest.approx([1, 2, 3])
+        assert all(list(x.get_xdata()) in ([1, 2, 3], [0, 1]) for x in ax.lines)
+    assert lower.get_xlabel() == "timestep"
     # A label is drawn over its own timestep: half before it, half after.
     assert lines["expected label"].get_drawstyle() == "steps-mid"
     assert set(texts(upper)) == {"value", "cumulative sum", "threshold"}

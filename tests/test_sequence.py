@@ -4,7 +4,6 @@ The oracles are the tutorial's printed sequences, exact fractions, and a closed 
 the position baseline. Refused options are in test_command_line.py.
 """
 
-import re
 import subprocess
 import sys
 from fractions import Fraction
@@ -126,10 +125,7 @@ def test_script_prints_the_values_and_the_labels(threshold):
 
 
 def test_script_shows_ten_timesteps_of_the_tutorials_threshold_by_default(capsys):
-    for args in ([], ["--threshold", "length"], ["--threshold", "total"]):
+    for args in ([], ["--timesteps", "10", "--threshold", "length"]):
         sequence.main(args)
-    printed = re.findall(r"\[([^]]*)]\n\[([^]]*)]", capsys.readouterr().out)
-    default, length, total = printed
-    assert default == length and total[0] == length[0] and total[1] != length[1]
-    for _, labels in (length, total):
-        assert len(labels.split()) == 10 and set(labels.split()) == {"0", "1"}
+    printed = capsys.readouterr().out
+    assert printed == printed[: len(printed) // 2] * 2
