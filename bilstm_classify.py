@@ -1,12 +1,12 @@
 """Trains a bidirectional LSTM to label each timestep, and shows what it learned.
 
-The labels of a sequence are 0 until the cumulative sum of its values reaches a
-threshold, then 1: a quarter of its length or, with "--threshold total", half of
-its own sum. You will see the loss during the training, and the labels predicted
-for one new sequence. The accuracy and the log loss on 1,000 new sequences
-follow, beside those of the best guess from the position alone (the position
-baseline), and a figure shows it all. Ctrl-C ends the training early and shows
-the results so far.
+The label of a timestep is 1 once the cumulative sum of the values reaches a
+threshold: a quarter of the sequence's length or, with "--threshold total", half
+of its whole sum. You will see the loss during the training, and the labels
+predicted for one new sequence. The accuracy and the log loss on 1,000 new
+sequences follow, beside those of the best guess from the position alone (the
+position baseline), and a figure shows it all. Ctrl-C ends the training early
+and shows the results so far.
 
 Example:
     python bilstm_classify.py --threshold total --save bilstm.keras
@@ -133,8 +133,8 @@ def main(argv=None):
     X, y = get_sequences(args.epochs, args.timesteps, rng, args.threshold)
     old_handler = signal.signal(signal.SIGINT, lambda *_: interrupted.set())  # Ctrl-C
     try:
-        # Each epoch is one step on the next row of X: the tutorial's fit call for each
-        # sequence, ten times as fast. For a finite data set: fit(X, y, epochs=10).
+        # Each epoch is one update with the next row of X, like the tutorial's loop, but
+        # ten times as fast. With your own data: model.fit(X, y, epochs=10).
         history = model.fit(
             X,  # [epochs, timesteps, 1], as y
             y,
@@ -150,8 +150,8 @@ def main(argv=None):
     losses = history.history["loss"]
 
     X, y = get_sequences(1000, args.timesteps, rng, args.threshold)  # new sequences
-    yhat = model.predict(X, batch_size=100, verbose=0)  # probabilities of a 1, as y
-    # The log loss of each sequence, [1000], and the sequence in the middle.
+    yhat = model.predict(X, batch_size=100, verbose=0)  # probabilities, shaped like y
+    # The log loss of each sequence, [1000], and the number of the median one.
     new_losses = np.mean(keras.losses.binary_crossentropy(y, yhat), axis=1)
     typical = np.argsort(new_losses)[500]
     print("\nOf 1,000 new sequences, the one with the median log loss")

@@ -1,11 +1,12 @@
 """Compares the merge modes of bidirectional LSTMs: sum, mul, ave and concat.
 
-Each model is trained many times, all on the same sequences. The labels of a
-sequence are 0 until the cumulative sum of its values reaches a threshold, then
-1: a quarter of its length or, with "--threshold total", half of its own sum.
-You will see each model's mean log loss, how far it is above the best model's,
-both with two standard errors (SE), and the learning curves, beside the best
-guess from the position alone. Ctrl-C finishes the current repeat, then reports.
+Each model is trained many times, all on the same sequences. The label of a
+timestep is 1 once the cumulative sum of the values reaches a threshold: a
+quarter of the sequence's length or, with "--threshold total", half of its whole
+sum. You will see each model's mean log loss of the last 50 epochs, how far it
+is above the best model's, both with two standard errors (SE), and the learning
+curves, beside the best guess from the position alone. Ctrl-C finishes the
+current repeat, then reports.
 
 Default losses are 0.196 (bilstm_sum), 0.358 (bilstm_mul), 0.218 (bilstm_ave)
 and 0.204 (bilstm_con). The best guess from the position alone has 0.239.
@@ -99,7 +100,7 @@ def train_repeats(builders, get_data, seeds, batch_size=1, jit=True):
     make one update. The losses are a DataFrame with a column per model, and a row per
     seed and epoch (here one update). The next seed overwrites the models: score or save
     them first. `jit` compiles with XLA, which cannot compile an LSTM for a GPU.
-    Raises ValueError if a builder uses a trainable layer again: it is trained already.
+    Raises ValueError if a builder reuses a layer, as that is trained already.
     """
     # Compiling takes seconds, so it is done once: the first seed's models are used for
     # all seeds, with the weights of a fresh model and a reset optimizer each time.
@@ -137,8 +138,8 @@ def summarize(results, n_last=50):
 
     `results` holds the losses of `train_repeats`, joined by `pd.concat` or read from a
     CSV with `index_col=["seed", "epoch"]`. Distances are taken seed by seed, which is
-    sharper than comparing means. From about 20 seeds on, two standard errors (SE) are
-    half of a 95% interval. Raises ValueError for missing, repeated or infinite losses.
+    sharper than comparing means. With 20 seeds or more, ± two standard errors (SE) are
+    a 95% interval. Raises ValueError for missing, repeated or infinite losses.
     """
     complete = np.isfinite(results.unstack("epoch")).all(axis="columns")  # by seed
     if not complete.all():
@@ -186,7 +187,7 @@ def parse_args(argv):
     add("--repeats", type=int, default=30, help="trainings per model [%(default)s]")
     add("--seed", type=int, default=1, help="of the first repeat [%(default)s]")
     add("--no-jit", action="store_true", help="trains without XLA, often slower")
-    add("--csv", type=Path, help="writes each repeat's losses to this file as it ends")
+    add("--csv", type=Path, help="saves the losses here, after each repeat")
     figure = Path(__file__).with_suffix(".png").name
     add("--plot", type=Path, default=figure, help="figure to save [%(default)s]")
     args = parser.parse_args(argv)

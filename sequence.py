@@ -1,4 +1,4 @@
-"""Generates the cumulative-sum threshold problems of the four other scripts.
+"""Makes the sequences and labels that the four other scripts learn.
 
 A sequence holds random values in [0, 1). Its labels are 0 until the cumulative
 sum of the values reaches a threshold, then 1. The threshold is a quarter of the
