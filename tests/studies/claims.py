@@ -3,7 +3,7 @@
 A study trains every model at several learning rates, always on the same sequences, and
 repeats this with new ones. A loss is the mean log loss of a training's last fifth of
 epochs, in nats. For the same setting another table may show another loss: it is a mean
-over other seeds, or not over the last fifth of the epochs.
+over fewer seeds, or not over the last fifth of the epochs.
 
 Each study saves its losses in the folder when a repeat ends, and a new start trains
 only the repeats that are missing. Ctrl-C finishes the current repeat, then reports.
@@ -259,19 +259,18 @@ def get_one_label_table(losses):
 
 def get_losses_table(losses):
     """Returns the lines of the table of the tutorial's problem and models."""
-    fixed, best = "250 epochs, rate 0.001", "250 epochs, best rates"
-    columns = {fixed: losses["past"].xs("0.001", axis="columns", level="rate")}
-    columns[best] = at_best_rates(losses["past"])[0]
+    best = {"250 epochs, best rates": at_best_rates(losses["past"])[0]}
     if "past-5000" in losses:
-        columns["5,000 epochs, best rates"] = at_best_rates(losses["past-5000"])[0]
+        best["5,000 epochs, best rates"] = at_best_rates(losses["past-5000"])[0]
     rows, errors = [], []
     for model in TUTORIAL:
         other = "LSTM" if model == "lstm_back" else "BiLSTM"
         row = {"model": "`lstm_back` (against the LSTM)" if other == "LSTM" else model}
-        row |= {column: show_mean(loss[model]) for column, loss in columns.items()}
-        if model != other:
-            above, error = show_difference(columns[best][model] - columns[best][other])
-            row[best] += f" ({above})"
+        row["250 epochs, rate 0.001"] = show_mean(losses["past"][model, "0.001"])
+        for column, loss in best.items():
+            above, error = show_difference(loss[model] - loss[other])
+            row[column] = show_mean(loss[model])
+            row[column] += f" ({above})" if model != other else ""
             errors.append(error)
         rows.append(row)
     title = "Losses with 10 timesteps, and how far above the BiLSTM's"
