@@ -802,6 +802,9 @@ def main(argv=None):
     except compare_models.StaleScores as error:
         parser.error(str(error))
     compare_models.report(scores, names, PAIR[columns.per_sequence])
+    if len(columns.classes) == 2:
+        area = "PR area: that under the precision-recall curve of the rarer class,"
+        print(area, columns.classes[rarer])
     losses, rates = compare_models.get_losses(scores, names)
     share = scores["new / training"].mean()
     verdict = get_verdict(losses, share, args.updates)

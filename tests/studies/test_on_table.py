@@ -389,7 +389,7 @@ def test_from_a_csv_to_a_verdict_a_model_and_predictions(
     classes = ["high", "low"] if per_sequence else ["0", "1"]
     said = [f"\n{names[1]} minus {names[0]}: ", "no input ", "fewer than 5", "recall "]
     said.append(f"one per {'sequence' if per_sequence else 'timestep'}: ")
-    said.append(f"precision of {classes[0]} ")  # the rarer one
+    said += [f"precision of {classes[0]} ", f"of the rarer class, {classes[0]}"]
     said += ["kind: 2 rows with a text that is new", "a: 1 rows without a number"]
     assert all(text in printed for text in said), printed
     assert printed.count("Cut into pieces of 6 rows, sequences: ") == 2
