@@ -44,7 +44,7 @@ def test_script_trains_and_scores_as_the_tutorials_loop(
     shown = []
     plot, model_file = in_tmp / "ein Bild für dich.PDF", in_tmp / "model.keras"
     args = ["--timesteps", "7", "--threshold", "total", "--units", "5"]
-    args += ["--epochs", "5", "--learning-rate", "0.02", "--seed", "3"]
+    args += ["--epochs", "3", "--learning-rate", "0.02", "--seed", "3"]
     args += ["--save", str(model_file), "--plot", str(plot)]
     monkeypatch.setattr(plt, "show", lambda: shown.extend(in_tmp.iterdir()))
     assert classifier.main(args) == 0
@@ -59,7 +59,7 @@ def test_script_trains_and_scores_as_the_tutorials_loop(
     model = build(7, learning_rate=0.02, n_units=5)
     model.run_eagerly = True  # so few updates are done sooner than compiled
     losses = []
-    for X, y in zip(*get_sequences(5, 7, rng, "total")):
+    for X, y in zip(*get_sequences(3, 7, rng, "total")):
         fit = model.fit(X[None], y[None], batch_size=1, verbose=0)
         losses += fit.history["loss"]
     # The saved model, loaded, scores new sequences as printed, and so does that of fit.
@@ -71,7 +71,7 @@ def test_script_trains_and_scores_as_the_tutorials_loop(
             name: pytest.approx(get_scores(y, yhat), abs=6e-4),
             "position baseline": pytest.approx(baseline, abs=6e-4),
         }
-    setting = "7 timesteps, threshold total, 5 units, learning rate 0.02, 5 epochs"
+    setting = "7 timesteps, threshold total, 5 units, learning rate 0.02, 3 epochs"
     assert f"\nScores on the 1,000 new sequences\n{setting}\n" in printed
 
     # The figure has the losses, and names the accuracies.

@@ -96,13 +96,13 @@ def test_help_shows_the_docstring(name, capsys):
     assert printed.isascii()
 
 
-def press_on_terminal(pattern, start, *args):
+def press_on_terminal(pattern, start, *args, **env):
     """Starts a script on a terminal, presses Ctrl-C once it has printed a pattern, and
     gives what it printed to its end, and its folder."""
     terminal, end = os.openpty()
     # In the background of a shell, pytest ignores Ctrl-C; the script shall not.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    process = start(*args, stdout=end)
+    process = start(*args, stdout=end, **env)
     signal.signal(signal.SIGINT, before)
     os.close(end)
     printed, pressed = "", False
@@ -120,35 +120,38 @@ def press_on_terminal(pattern, start, *args):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 def test_ctrl_c_on_a_terminal_ends_a_classifier_with_its_report(start, tmp_path):
-    args = [tmp_path, "bilstm_classify", "--epochs", 3000, "--save", "model.keras"]
-    printed, folder = press_on_terminal(r"epoch 300: loss 0\.\d{3}", start, *args)
+    args = [tmp_path, "lstm_classify", "--epochs", 2000, "--save", "model.keras"]
+    printed, folder = press_on_terminal(r"epoch 200: loss 0\.\d{3}", start, *args)
     lines, report = printed.replace(",", "").split("\nOf 1000 new sequences")
     [n] = map(int, re.findall(r"rate 0.001 (\d+) epochs\n", report))
-    assert 300 <= n < 2700 and len(lines.splitlines()) == n // 300
+    assert 200 <= n < 1800 and len(lines.splitlines()) == n // 200
     assert "Expected: [" in report and "position baseline" in report
-    assert report.splitlines()[-1] == "Figure saved as bilstm_classify.png"
-    assert_is_picture(folder / "bilstm_classify.png")
+    assert report.splitlines()[-1] == "Figure saved as lstm_classify.png"
+    assert_is_picture(folder / "lstm_classify.png")
     model = keras.saving.load_model(folder / "model.keras")
     assert model.output_shape == (None, 10, 1)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 def test_ctrl_c_on_a_terminal_ends_a_comparison_with_its_report(start, tmp_path):
+    """Somebody has set another backend of Keras, float64, and one of Matplotlib."""
+    (tmp_path / "keras.json").write_text('{"floatx": "float64", "backend": "jax"}')
+    env = {"KERAS_BACKEND": "jax", "KERAS_HOME": str(tmp_path), "MPLBACKEND": "svg"}
     args = [tmp_path, "compare_directions", "--csv", "losses.csv", "--no-jit"]
     args += ["--epochs", 20, "--repeats", 500]
-    printed, folder = press_on_terminal(r" [3-9]/500", start, *args)  # of the bar
+    printed, folder = press_on_terminal(r" [3-9]/500", start, *args, **env)
     losses = read_losses(folder)
     n = len(losses) // 20
     rows = [(seed, epoch) for seed in range(1, n + 1) for epoch in range(1, 21)]
     assert losses.index.tolist() == rows and 3 <= n < 400
-    assert losses.stack().between(0, 2).all()
+    assert losses.stack().between(0, 2).all() and losses.loc[1].iloc[-1].max() < 0.8
     assert f"learning rate 0.001, repeats: {n}\n" in printed
     assert_is_picture(folder / "compare_directions.png")
 
 
-@pytest.mark.parametrize(("press_in", "status"), [(None, 0), (3, 130), (5, 130)])
+@pytest.mark.parametrize("press_in", [3, 5])
 def test_ctrl_c_is_the_scripts_in_the_training_alone(
-    press_in, status, script, in_tmp, monkeypatch, capsys
+    press_in, script, in_tmp, monkeypatch, capsys
 ):
     """The report, and a notebook after `%run`, have the handler that was there before.
     The last of the epochs or repeats is part of the training."""
@@ -167,13 +170,13 @@ def test_ctrl_c_is_the_scripts_in_the_training_alone(
     option = "--epochs" if script.__name__ in CLASSIFIERS else "--repeats"
     before = signal.signal(signal.SIGINT, stop := lambda *_: pytest.fail("Ctrl-C"))
     try:
-        assert script.main([option, "5"]) == status
+        assert script.main([option, "5"]) == 130
         plt.show()
     finally:
         signal.signal(signal.SIGINT, before)
     assert seen == [stop, stop]
-    n = press_in or 5
-    assert re.search(f", ({n} epochs|repeats: {n})\n", capsys.readouterr().out)
+    ended = f", ({press_in} epochs|repeats: {press_in})\n"
+    assert re.search(ended, capsys.readouterr().out)
     assert_is_picture(in_tmp / f"{script.__name__}.png")
 
 
@@ -197,17 +200,3 @@ def test_classifier_without_a_display_beats_the_position_baseline(name, default_
     assert_is_picture(run.folder / f"{name}.png")
     made = {path.name for path in run.folder.iterdir()} - {"__pycache__"}
     assert made == {"sequence.py", f"{name}.py", f"{name}.png"}
-
-
-def test_comparison_alone_where_keras_has_other_settings(start, tmp_path):
-    """Somebody has set another backend, and float64, and a backend of Matplotlib."""
-    (tmp_path / "keras.json").write_text('{"floatx": "float64", "backend": "jax"}')
-    env = {"KERAS_BACKEND": "jax", "KERAS_HOME": str(tmp_path), "MPLBACKEND": "svg"}
-    args = ["--epochs", 5, "--repeats", 2, "--csv", "losses.csv", "--no-jit"]
-    process = start(tmp_path, "compare_merge_modes", *args, **env)
-    stdout, stderr = process.communicate(timeout=180)
-    assert process.returncode == 0 and stdout.isascii(), stderr
-    assert "repeats: 2\n" in stdout and "bilstm_mul " in stdout
-    assert_is_picture(process.folder / "compare_merge_modes.png")
-    losses = read_losses(process.folder)
-    assert losses.shape == (10, 4) and losses.stack().between(0.3, 1.5).all()

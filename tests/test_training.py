@@ -156,7 +156,6 @@ def fit(build, data, seed, batch_size):
     [
         (regularized, get_data, 6, False),
         (dropout, get_data, 4, False),
-        (subclassed, get_data, 6, False),
         (functools.partial(subclassed, OfInputs), get_data, 6, False),
         (frozen, get_data, 6, True),
         (mixed, get_data, 6, False),

@@ -3,7 +3,6 @@
 import signal
 import sys
 import zipfile
-from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -368,8 +367,8 @@ def test_from_a_csv_to_a_verdict_a_model_and_predictions(
     names = ["LSTM, last", "BiLSTM, mean"] if per_sequence else ["LSTM", "BiLSTM"]
     monkeypatch.setitem(on_table.MODELS, per_sequence, names)
     monkeypatch.setitem(on_table.PAIR, per_sequence, names[::-1])
-    early = partial(keras.callbacks.EarlyStopping, min_delta=9)  # after six epochs
-    monkeypatch.setattr(keras.callbacks, "EarlyStopping", early)
+    stop, soon = keras.callbacks.EarlyStopping, {"patience": 1, "min_delta": 9}
+    monkeypatch.setattr(keras.callbacks, "EarlyStopping", lambda **o: stop(**o | soon))
     table = make_table()
     table["kind"] = table["kind"].map({"x": 1, "y": 2})
     new = table.drop(columns="label").assign(note="007").astype({"kind": float})
