@@ -367,8 +367,13 @@ def test_from_a_csv_to_a_verdict_a_model_and_predictions(
     names = ["LSTM, last", "BiLSTM, mean"] if per_sequence else ["LSTM", "BiLSTM"]
     monkeypatch.setitem(on_table.MODELS, per_sequence, names)
     monkeypatch.setitem(on_table.PAIR, per_sequence, names[::-1])
-    stop, soon = keras.callbacks.EarlyStopping, {"patience": 1, "min_delta": 9}
-    monkeypatch.setattr(keras.callbacks, "EarlyStopping", lambda **o: stop(**o | soon))
+    early, patience = keras.callbacks.EarlyStopping, []
+
+    def stop_soon(**options):
+        patience.append(options["patience"])
+        return early(**options | {"patience": 1, "min_delta": 9})
+
+    monkeypatch.setattr(keras.callbacks, "EarlyStopping", stop_soon)
     table = make_table()
     table["kind"] = table["kind"].map({"x": 1, "y": 2})
     new = table.drop(columns="label").assign(note="007").astype({"kind": float})
@@ -392,6 +397,7 @@ def test_from_a_csv_to_a_verdict_a_model_and_predictions(
     said += ["kind: 2 rows with a text that is new", "a: 1 rows without a number"]
     assert all(text in printed for text in said), printed
     assert printed.count("Cut into pieces of 6 rows, sequences: ") == 2
+    assert patience == [5]  # 500 updates would be 250 epochs, and 2 are the least.
     assert_is_picture(in_tmp / "a.png")
     # A column per class is added; the rest is text as it was.
     predicted = pd.read_csv("new.predicted.csv", sep=sep, dtype=str)
