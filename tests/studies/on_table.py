@@ -3,7 +3,7 @@
 The table is a CSV with a row per timestep. --id names the column that tells
 which sequence a row belongs to, --time the column to sort a sequence by, and
 --label the column to predict: a label for each timestep, or one for each
-sequence if all rows of an id have the same. All other columns are features:
+sequence if all labels of an id are the same. All other columns are features:
 numbers or texts.
 
 You will see what was understood, then the scores of LSTMs and a BiLSTM on
@@ -112,8 +112,8 @@ def as_number(column):
 def as_time(column):
     """Returns a column that can be sorted: numbers, or else dates.
 
-    Raises ValueError for what is neither, and if the order of the rows depends on
-    whether day or month comes first.
+    Raises ValueError for what is neither, for years of two digits, and if the order of
+    the rows depends on whether day or month comes first.
     """
     if pd.api.types.is_numeric_dtype(column):
         return column
@@ -121,6 +121,9 @@ def as_time(column):
     if pd.to_numeric(text, errors="coerce").notna().mean() > 0.5:
         return as_number(column)
     year_first = text.dropna().str.match(r"\d{4}\D").all()
+    short = text.str.match(r"\d\d?[./-]\d\d?[./-]\d\d(?!\d)").fillna(False).astype(bool)
+    for line, bad in text[short].items():
+        raise ValueError(f"{column.name}: {bad!r} in line {line} lacks a full year")
     dates = []
     for options in [{"format": "mixed"}] if year_first else [{}, {"dayfirst": True}]:
         with warnings.catch_warnings(), contextlib.suppress(ValueError):
@@ -291,6 +294,9 @@ def describe(table, rows, columns):
         order = f"{columns.time}, from {times.min()} to {times.max()}"
     numbers = rows[columns.numbers].apply(pd.to_numeric, errors="coerce")
     infinite = np.isinf(numbers.to_numpy(float)).sum()
+    n_cut = (lengths > columns.n_timesteps).sum()
+    if n_cut and columns.per_sequence:
+        n_cut = f"{n_cut} (pieces are scored; predictions are means over pieces)"
     lines = {
         "Rows": f"{len(rows):,}",
         "Sequences": f"{len(lengths):,} of {lengths.min()} to {lengths.max()} rows",
@@ -302,9 +308,7 @@ def describe(table, rows, columns):
         "Constant, left out": ", ".join(columns.left_out),
         "Repeated rows, left out": n_repeated if columns.time else 0,
         "Sequences without a label, left out": ids.nunique() - len(lengths),
-        f"Cut into pieces of {columns.n_timesteps} rows, sequences": (
-            lengths > columns.n_timesteps
-        ).sum(),
+        f"Cut into pieces of {columns.n_timesteps} rows, sequences": n_cut,
     }
     return [f"{what}: {text}" for what, text in lines.items() if text]
 
@@ -527,7 +531,8 @@ def get_verdict(losses, share, updates):
     """
     best, lstm, bilstm = rank_models(losses)
     if len(losses) < 5:
-        return f"{best} has the lowest loss, but fewer than 5 repeats decide nothing."
+        lowest = losses.mean().idxmin()  # maybe "no input"
+        return f"{lowest} has the lowest loss, but fewer than 5 repeats decide nothing."
     text, side = compare_two(losses, share, best, "no input")
     if side >= 0:
         return (
@@ -813,7 +818,7 @@ def main(argv=None):
     best = choose_model(losses, share)
     again = partial(build, best, rates[best])
     model, space, new, yhat = keep_best(rows, columns, again, args)
-    print(f"{best}, trained once more, gets on the new data of the first split:")
+    print(f"{best}, trained once more, on the first split (the table: means of all):")
     print(describe_scores(model, new, yhat, columns, rarer), flush=True)
     if args.save:
         save_model(args.save, model, space, columns)
@@ -829,7 +834,9 @@ def main(argv=None):
     upper, lower = figure.subplots(2)
     plot_losses(upper, losses, share)
     plot_sequence(lower, new, yhat, columns)
-    lower.set_title(f"{best}: the new sequence with the median log loss")
+    cut = rows.groupby(columns.id).size().max() > columns.n_timesteps
+    shown = "piece of a sequence" if cut else "sequence"
+    lower.set_title(f"{best}: the new {shown} with the median log loss")
     figure.savefig(args.plot, dpi=150)
     print("Figure saved as", args.plot)
     plt.show()

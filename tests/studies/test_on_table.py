@@ -173,8 +173,8 @@ def blank(name):
     return lambda table: table.assign(**{name: table[name].where(table[name] > 0)})
 
 
-def two_digits(table):
-    return (table["time"] % 3 * 8 + 5).map("{:02}.01.26".format)  # "13" is no month
+def month_or_day(table):
+    return table["time"].map(lambda time: f"{time + 1}/{9 - time}/2026")
 
 
 REFUSED = [
@@ -184,7 +184,12 @@ REFUSED = [
     (blank("time"), "", "time is empty in 30 rows"),
     (lambda t: t.assign(time="noon"), "", "time: 'noon' in line 2 is no"),
     (lambda t: t.assign(time=[*t["time"][1:], "x"]), "", "time: 'x' in line|no number"),
-    (lambda t: t.assign(time=two_digits(t)), "", "'05.01.26' in line 2 can mean two"),
+    (
+        lambda t: t.assign(time="26.01.05 9:00"),
+        "",
+        "in line 2 lacks a full year",
+    ),
+    (lambda t: t.assign(time=month_or_day(t)), "", "'1/9/2026' in line 2 can mean two"),
     (lambda t: t.assign(label=1), "", "label has 1 classes, not 2 to 20"),
     (lambda t: t.assign(label=np.arange(len(t)) % 21), "", "21 classes"),
     (lambda t: t.assign(b=[f"n{i}" for i in t.index]), "", "b has|--features"),
@@ -307,7 +312,8 @@ def test_verdict_and_choice_claim_what_the_errors_allow(means, words, chosen):
     assert all(word in verdict for word in words.split("|")), verdict
     assert on_table.choose_model(losses, 0.3) == chosen
     verdict = on_table.get_verdict(losses[:4], 0.3, 500)
-    assert verdict.endswith("but fewer than 5 repeats decide nothing.")
+    lowest = losses.columns[np.argmin(losses[:4].to_numpy().mean(axis=0))]
+    assert verdict.startswith(f"{lowest} has the lowest loss, but fewer than 5 repeats")
 
 
 def test_figure_shows_two_standard_errors_and_the_line_of_no_input():
