@@ -267,7 +267,7 @@ def main(argv=None):
     summary.loc["position baseline", "loss"] = baseline
     n_last = min(50, args.epochs)
     heading = f"Log loss, mean of the last {n_last} of {args.epochs} epochs"
-    setting = f"{args.timesteps} timesteps, threshold {args.threshold}"
+    setting = f"{args.timesteps} timesteps, threshold from {args.threshold}"
     setting += f", {args.units} units, learning rate {args.learning_rate:g}"
     setting += f", repeats: {len(finished)}"
     print(f"\n{heading}\n{setting}")

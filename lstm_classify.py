@@ -160,7 +160,7 @@ def main(argv=None):
     baseline = position_baseline(args.timesteps, args.threshold)
     scores = {"LSTM": [accuracy, log_loss], "position baseline": baseline}
     scores = pd.DataFrame.from_dict(scores, "index", columns=["accuracy", "log loss"])
-    setting = f"{args.timesteps} timesteps, threshold {args.threshold}"
+    setting = f"{args.timesteps} timesteps, threshold from {args.threshold}"
     setting += f", {args.units} units, learning rate {args.learning_rate:g}"
     setting += f", {len(losses):,} epochs"
     print(f"\nScores on the 1,000 new sequences\n{setting}")

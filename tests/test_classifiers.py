@@ -71,7 +71,7 @@ def test_script_trains_and_scores_as_the_tutorials_loop(
             name: pytest.approx(get_scores(y, yhat), abs=6e-4),
             "position baseline": pytest.approx(baseline, abs=6e-4),
         }
-    setting = "7 timesteps, threshold total, 5 units, learning rate 0.02, 3 epochs"
+    setting = "7 timesteps, threshold from total, 5 units, learning rate 0.02, 3 epochs"
     assert f"\nScores on the 1,000 new sequences\n{setting}\n" in printed
 
     # The figure has the losses, and names the accuracies.
@@ -128,7 +128,7 @@ def test_every_hundredth_epoch_is_printed_or_every_tenth_of_many(
     assert classifier.main(args) == 0
     lines, report = capsys.readouterr().out.split("\nOf 1,000")
     assert lines.splitlines() == [f"epoch {e:,}: loss {1 / e:.3f}" for e in steps]
-    setting = "10 timesteps, threshold length, 20 units, learning rate 0.001"
+    setting = "10 timesteps, threshold from length, 20 units, learning rate 0.001"
     assert f"\n{setting}, {epochs} epochs\n" in report
     assert get_table(report)[name] == [0.4, 0.6]
     assert get_data(plt.gcf().axes[1])["threshold"].tolist() == [2.5, 2.5]

@@ -146,7 +146,7 @@ def test_heading_and_setting_are_printed_above_the_table(run):
     heading, setting, columns, *_, last = run.lines
     n_last, n_epochs = min(50, options.epochs), options.epochs
     assert heading == f"Log loss, mean of the last {n_last} of {n_epochs} epochs"
-    expected = f"{options.timesteps} timesteps, threshold {options.threshold}, "
+    expected = f"{options.timesteps} timesteps, threshold from {options.threshold}, "
     expected += f"{options.units} units, learning rate {options.rate}, "
     assert setting == f"{expected}repeats: {len(options.seeds)}"
     names = re.split(" {2,}", columns.strip())
