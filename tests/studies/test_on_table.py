@@ -114,6 +114,7 @@ def test_one_label_per_sequence_is_known_for_all_of_its_rows(in_tmp):
     rows, columns, said = read(table, "--timesteps", "5")
     assert "per sequence: 9 33.3%, 10 33.3%, 100 33.3%; rows without a label: " in said
     assert columns.per_sequence and f"{len(table) - 30}, which get that of" in said
+    assert "(pieces are scored; predictions are means over pieces)" in said
     assert columns.classes == ["9", "10", "100"]  # sorted as numbers
     pieces = -(-table.groupby("id").size() // 5)
     _, y, weight = zip(*on_table.get_parts(rows, columns, 0))
@@ -403,7 +404,7 @@ def test_from_a_csv_to_a_verdict_a_model_and_predictions(
     said += ["kind: 2 rows with a text that is new", "a: 1 rows without a number"]
     assert all(text in printed for text in said), printed
     assert printed.count("Cut into pieces of 6 rows, sequences: ") == 2
-    assert patience == [5]  # 500 updates would be 250 epochs, and 2 are the least.
+    assert patience == [5] and "new piece" in plt.gcf().axes[1].get_title()
     assert_is_picture(in_tmp / "a.png")
     # A column per class is added; the rest is text as it was.
     predicted = pd.read_csv("new.predicted.csv", sep=sep, dtype=str)
