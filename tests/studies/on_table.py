@@ -295,8 +295,8 @@ def describe(table, rows, columns):
     numbers = rows[columns.numbers].apply(pd.to_numeric, errors="coerce")
     infinite = np.isinf(numbers.to_numpy(float)).sum()
     n_cut = (lengths > columns.n_timesteps).sum()
-    if n_cut and columns.per_sequence:
-        n_cut = f"{n_cut} (pieces are scored; predictions are means over pieces)"
+    scored = " (pieces are scored; predictions are means over pieces)"
+    scored = scored if columns.per_sequence else ""
     lines = {
         "Rows": f"{len(rows):,}",
         "Sequences": f"{len(lengths):,} of {lengths.min()} to {lengths.max()} rows",
@@ -308,7 +308,9 @@ def describe(table, rows, columns):
         "Constant, left out": ", ".join(columns.left_out),
         "Repeated rows, left out": n_repeated if columns.time else 0,
         "Sequences without a label, left out": ids.nunique() - len(lengths),
-        f"Cut into pieces of {columns.n_timesteps} rows, sequences": n_cut,
+        f"Cut into pieces of {columns.n_timesteps} rows, sequences": (
+            f"{n_cut}{scored}" if n_cut else 0
+        ),
     }
     return [f"{what}: {text}" for what, text in lines.items() if text]
 
@@ -322,14 +324,14 @@ def get_shares(rows, columns):
 
 def describe_label(rows, columns):
     """Returns the shares of the classes, and how many rows have no label, as text."""
+    per = "sequence" if columns.per_sequence else "timestep"
     shares = get_shares(rows, columns)
     classes = [f"{name} {shares[i]:.1%}" for i, name in enumerate(columns.classes)]
-    text = f"{columns.label}, one per timestep: {', '.join(classes)}"
+    text = f"{columns.label}, one per {per}: {', '.join(classes)}"
     without = (as_text(rows[columns.label]) == "").sum()
-    text += f"; rows without a label: {without:,}" if without else ""
-    if columns.per_sequence:
-        text = text.replace("per timestep", "per sequence", 1)
-        text += ", which get that of their sequence" if without else ""
+    if without:
+        text += f"; rows without a label: {without:,}"
+        text += ", which get that of their sequence" if columns.per_sequence else ""
     return text
 
 
